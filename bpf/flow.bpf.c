@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Podwire's program at the TC hooks of a pod's host veth: see, parse, count. It returns TC_ACT_UNSPEC
+ * on every path (as TCX_NEXT: the next program decides) and never changes a buffer.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "flow.h"
+#include "maps.bpf.h"
+#include "parse.bpf.h"
+#include "wire.bpf.h"
+#include "count.bpf.h"
+
+static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, const bool egress)
+{
+	struct ledger_key ledger_key = {.ifindex = skb->ifindex, .direction = direction};
+	struct packet packet = {};
+	int reason = parse(skb, &packet);
+	struct wire_units units = measure(skb, &packet, reason == PARSED, egress);
+	struct ledger *ledger = ledger_of(&ledger_key);
+	void *flows;
+
+	if (!ledger) /* not one of ours: user space makes the ledger before it attaches */
+		return TC_ACT_UNSPEC;
+	see(ledger, skb, &units);
+	if (reason != PARSED) {
+		add_unsupported(ledger, reason, &units.traffic);
+		return TC_ACT_UNSPEC;
+	}
+	flows = active_flow_map(direction);
+	if (!flows || !count(flows, &packet, &units))
+		add_traffic(&ledger->overflowed, &units.traffic);
+	return TC_ACT_UNSPEC;
+}
+
+/* The host end of a veth: what comes in was sent by the pod. */
+SEC("tc")
+int veth_ingress(struct __sk_buff *skb)
+{
+	return watch(skb, FROM_POD, false);
+}
+
+SEC("tc")
+int veth_egress(struct __sk_buff *skb)
+{
+	return watch(skb, TO_POD, true);
+}
+
+/* An interface of the host itself: what comes in goes to the host's own pods and processes. */
+SEC("tc")
+int host_ingress(struct __sk_buff *skb)
+{
+	return watch(skb, TO_POD, false);
+}
+
+SEC("tc")
+int host_egress(struct __sk_buff *skb)
+{
+	return watch(skb, FROM_POD, true);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
