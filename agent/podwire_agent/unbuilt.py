@@ -1,0 +1,53 @@
+"""What a NetworkMonitor may say and this version does not do: refused where it is set, told where it is a default.
+
+When a part is built its lines go from here.
+"""
+
+from __future__ import annotations
+
+from podwire_api import NetworkMonitor, NetworkMonitorSpec
+
+_BUILT_SINKS = frozenset({"stdout"})
+
+
+def refusals(monitor: NetworkMonitor) -> list[str]:
+    """A line each, `FIELD: words`, for what was set explicitly and is not built; the monitor cannot run with any."""
+    spec = monitor.spec
+    given = spec.model_fields_set
+    set_here = {
+        "spec.nodes.nodeSelector: selecting nodes is": bool(spec.nodes.node_selector),
+        "spec.whitelist: rules are": bool(spec.whitelist),
+        "spec.blacklist: rules are": bool(spec.blacklist),
+        "spec.workloadCacheTTL: looking up workloads is": "workload_cache_ttl" in given,
+        **_latency(spec),
+        "spec.loss.exchange: comparing both ends is": spec.loss.exchange and "exchange" in spec.loss.model_fields_set,
+        "spec.maxRows: rows by workload are": "max_rows" in given,
+        "spec.externalNetworks: names for outside addresses are": bool(spec.external_networks),
+    }
+    lines = [f"{subject} not built yet in this version; remove it" for subject, is_set in set_here.items() if is_set]
+    for index, sink in enumerate(spec.sinks):
+        lines += [
+            f"spec.sinks[{index}].{kind}: this sink is not built yet in this version; use stdout: {{}} or no sink"
+            for kind in sink.kinds
+            if kind not in _BUILT_SINKS
+        ]
+    return lines
+
+
+def _latency(spec: NetworkMonitorSpec) -> dict[str, bool]:
+    given = spec.latency.model_fields_set if spec.latency.enabled else frozenset()
+    return {
+        "spec.latency.enabled: measuring latency is": "enabled" in given,
+        "spec.latency.maxAge: measuring latency is": "max_age" in given,
+    }
+
+
+def switched_off(monitor: NetworkMonitor) -> list[str]:
+    """A line each, `FIELD: words`, for what the monitor would do by default and this version does not."""
+    spec = monitor.spec
+    lines = ["spec.maxRows: off in this version: reports are by address and port, not by workload"]
+    if spec.latency.enabled:
+        lines.append("spec.latency: off in this version: latency is not measured")
+    if spec.loss.exchange:
+        lines.append("spec.loss.exchange: off in this version: loss is not measured")
+    return lines

@@ -1,0 +1,77 @@
+"""What this version does not do is refused where it was asked for, and told where it is only a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from podwire_agent.unbuilt import refusals, switched_off
+from podwire_api import load_documents, load_file
+
+SAMPLES = Path(__file__).parents[3] / "manifests/samples"
+
+
+def lines(spec: str) -> list[str]:
+    head = "apiVersion: podwire.dev/v1alpha1\nkind: NetworkMonitor\nmetadata: {name: a}\n"
+    [monitor] = load_documents(f"{head}spec: {spec}\n", "m")
+    return refusals(monitor)
+
+
+REFUSED = {
+    "a whitelist": ("{whitelist: [{name: r}]}", "spec.whitelist:"),
+    "a blacklist": ("{blacklist: [{name: r}]}", "spec.blacklist: rules are not built yet in this version; remove it"),
+    "a selection of nodes": ("{nodes: {nodeSelector: {a: b}}}", "spec.nodes.nodeSelector:"),
+    "a cache lifetime, though it is the default": ("{workloadCacheTTL: 60s}", "spec.workloadCacheTTL:"),
+    "latency switched on": ("{latency: {enabled: true}}", "spec.latency.enabled:"),
+    "an age of latency": ("{latency: {maxAge: 2s}}", "spec.latency.maxAge:"),
+    "the exchange switched on": ("{loss: {exchange: true}}", "spec.loss.exchange:"),
+    "a bound of rows": ("{maxRows: 10000}", "spec.maxRows:"),
+    "names for outside networks": ("{externalNetworks: [{name: o, cidrs: [10.0.0.0/8]}]}", "spec.externalNetworks:"),
+    "a prometheus sink": ("{sinks: [{name: s, prometheus: {}}]}", "spec.sinks[0].prometheus:"),
+    "an otlp sink beside stdout": (
+        "{sinks: [{name: s, stdout: {}}, {name: o, otlp: {endpoint: 'http://a'}}]}",
+        "spec.sinks[1].otlp:",
+    ),
+    "an http sink": ("{sinks: [{name: s, http: {url: 'http://a'}}]}", "spec.sinks[0].http:"),
+}
+
+
+@pytest.mark.parametrize(("spec", "line"), REFUSED.values(), ids=REFUSED)
+def test_what_was_set_and_is_not_built_is_refused_by_its_field(spec: str, line: str) -> None:
+    [found] = lines(spec)
+    assert found.startswith(line)
+    assert "not built yet in this version" in found
+
+
+RUNS = {
+    "nothing set": "{}",
+    "what is built": "{interfaces: {cni: calico, hostInterfaces: [a]}, reportEvery: 3, maxFlows: 9999}",
+    "a pattern and a pause": '{interfaces: {vethPattern: "cali.*"}, paused: true, sinks: [{name: s, stdout: {}}]}',
+    "empty lists": "{whitelist: [], blacklist: [], externalNetworks: [], sinks: [], nodes: {nodeSelector: {}}}",
+    "latency and the exchange switched off": "{latency: {enabled: false, maxAge: 1s}, loss: {exchange: false}}",
+    "empty mappings": "{latency: {}, loss: {}, nodes: {}, interfaces: {}}",
+}
+
+
+@pytest.mark.parametrize("spec", RUNS.values(), ids=RUNS)
+def test_what_is_built_or_says_nothing_runs(spec: str) -> None:
+    assert lines(spec) == []
+
+
+@pytest.mark.parametrize("name", ["minimal", "demo", "lines"])
+def test_a_sample_of_this_version_runs(name: str) -> None:
+    [monitor] = load_file(SAMPLES / f"{name}.yaml")
+    assert refusals(monitor) == []
+
+
+def test_defaults_that_are_off_are_told() -> None:
+    [monitor] = load_file(SAMPLES / "minimal.yaml")
+    fields = [line.partition(":")[0] for line in switched_off(monitor)]
+    assert fields == ["spec.maxRows", "spec.latency", "spec.loss.exchange"]
+
+
+def test_what_was_switched_off_by_the_user_is_not_told() -> None:
+    head = "apiVersion: podwire.dev/v1alpha1\nkind: NetworkMonitor\nmetadata: {name: a}\n"
+    [monitor] = load_documents(head + "spec: {latency: {enabled: false}, loss: {exchange: false}}\n", "m")
+    assert [line.partition(":")[0] for line in switched_off(monitor)] == ["spec.maxRows"]
