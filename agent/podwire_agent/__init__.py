@@ -1,0 +1,1 @@
+"""The Podwire agent: attaches to the pods of one node, counts, and hands the counts on."""

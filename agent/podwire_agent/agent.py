@@ -1,0 +1,215 @@
+"""The wiring and supervision of everything on one node: from NetworkMonitors to reports, until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from podwire_api import CniName, NetworkMonitor, NetworkMonitorSpec
+
+from podwire_agent.clock import SystemClock
+from podwire_agent.cutter import Cutter
+from podwire_agent.errors import PodwireError, SinkClosed
+from podwire_agent.kernel import bpffs, probes
+from podwire_agent.kernel.cni import Selector
+from podwire_agent.kernel.datapath import Datapath
+from podwire_agent.kernel.events import InterfaceEvents
+from podwire_agent.kernel.interfaces import Interfaces
+from podwire_agent.kernel.loader import LibbpfLoader, Loader
+from podwire_agent.kernel.tc import Owner, TrafficControl
+from podwire_agent.kernel.watch import Watch
+from podwire_agent.layout import FlowDirection
+from podwire_agent.model import MonitorUid
+from podwire_agent.pipeline import Job, Pipeline
+from podwire_agent.ports import Sink
+from podwire_agent.settings import Settings
+from podwire_agent.sinks.lines import LinesSink
+from podwire_agent.sinks.outbox import Outbox
+from podwire_agent.state import StateDirectory
+from podwire_agent.telemetry import StepTimes
+
+log = logging.getLogger(__name__)
+
+LAST_REPORT_S = 10.0
+"""How long a sink may take for the last reports before they are given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """A running NetworkMonitor."""
+
+    uid: MonitorUid
+    name: str
+    period_ns: int
+    paused: bool
+    datapath: Datapath
+    watch: Watch
+    pipeline: Pipeline
+    outbox: Outbox
+
+
+def default_loader(settings: Settings) -> Loader:
+    """libbpf's, with the object that suits this kernel."""
+    name = "flow.bpf.o" if probes.coarse_clock() else "flow-compat.bpf.o"
+    return LibbpfLoader(settings.objects / name)
+
+
+class Agent:
+    """Context manager: attached on entry; on exit drained, reported and, unless kept, without a trace."""
+
+    def __init__(self, resources: Sequence[NetworkMonitor], settings: Settings, stop: threading.Event) -> None:
+        """`stop` is set by the agent too, once nobody reads its lines any more."""
+        self.failed = False
+        """Something went wrong that the exit code should tell."""
+        self.monitors: dict[MonitorUid, Monitor] = {}
+        self.step_times = StepTimes()
+        self.loader = ""
+        self.cutter: Cutter
+        self._resources = resources
+        self._stop = stop
+        self._settings = settings
+        self._clock = SystemClock()
+        self._state: StateDirectory
+        self._events: InterfaceEvents
+        self._stack = ExitStack()
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_interfaces, name="interfaces")
+
+    def __enter__(self) -> Self:
+        """StateError, KernelError, LoadError: then nothing new is left attached."""
+        with ExitStack() as stack:
+            undo: list[ExitStack] = []
+            self._state = stack.enter_context(StateDirectory(self._settings.state_dir))
+            probes.raise_memlock()
+            home = bpffs.ensure(self._settings.bpffs)
+            probes.require(probes.features())
+            loader = default_loader(self._settings)
+            self.loader = loader.name
+            # Subscribed before the first scan: what is born in between is not missed.
+            self._events = stack.enter_context(InterfaceEvents())
+            for resource in self._resources:
+                undo.append(self._start(resource, home, loader, stack))
+            for each in undo:
+                each.pop_all()
+            self._stack = stack.pop_all()
+        self.cutter = Cutter(
+            {uid: monitor.pipeline for uid, monitor in self.monitors.items()},
+            {uid: monitor.period_ns for uid, monitor in self.monitors.items()},
+            self._clock,
+        )
+        self._watcher.start()
+        self.cutter.start()
+        watched = sum(not item.failure for monitor in self.monitors.values() for item in monitor.watch.watched())
+        log.info("ready: %d monitors, %d interfaces attached, loader %s", len(self.monitors), watched, self.loader)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._events.wake()
+        self._watcher.join()
+        self.cutter.stop()
+        with self._stack:
+            for monitor in self.monitors.values():
+                self._finish(monitor)
+
+    def _start(
+        self, resource: NetworkMonitor, home: Path, loader: Loader, stack: ExitStack
+    ) -> ExitStack:
+        """Bring one monitor up; the stack returned takes down what is new of it, should another one fail."""
+        spec = resource.spec
+        uid = MonitorUid(resource.uid)
+        slot = self._state.slot(uid)
+        datapath = stack.enter_context(Datapath.open(home, uid, loader, spec.max_flows))
+        undo = stack.enter_context(ExitStack())
+        if not datapath.adopted:
+            undo.callback(self._state.forget, uid)
+            undo.callback(datapath.remove)
+        watch = Watch(
+            datapath,
+            stack.enter_context(TrafficControl()),
+            stack.enter_context(Interfaces()),
+            selector_of(spec).select,
+            Owner(uid, slot, home / uid),
+        )
+        outbox = stack.enter_context(Outbox(self._sink_of(spec), self._nobody_reads))
+        job = Job(
+            uid=uid,
+            name=resource.metadata.name,
+            node=self._settings.node,
+            boot_id=self._state.boot_id,
+            max_flows=spec.max_flows,
+            report_every=spec.report_every,
+            checkpoint=self._state.checkpoint(uid),
+            seed=secrets.randbits(63),
+        )
+        pipeline = Pipeline(job, datapath, watch, outbox, self._clock, self.step_times)
+        pipeline.resume()
+        if spec.paused:
+            watch.detach()
+            log.info("monitor %s is paused: nothing is attached", job.name)
+        else:
+            if not datapath.adopted:
+                undo.callback(watch.detach)
+            watch.scan()
+        self.monitors[uid] = Monitor(uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox)
+        return undo
+
+    def _sink_of(self, spec: NetworkMonitorSpec) -> Sink:
+        return LinesSink(sys.stdout.fileno())
+
+    def _nobody_reads(self, closed: SinkClosed) -> None:
+        self.failed = True
+        self._stop.set()
+
+    def _watch_interfaces(self) -> None:
+        """Follow births and deaths; look at everything once a period, since an event may have told too little."""
+        period_s = min(monitor.period_ns for monitor in self.monitors.values()) / 1e9
+        while not self._stopping.is_set():
+            changes = self._events.wait(period_s)
+            for monitor in self.monitors.values():
+                if monitor.paused:
+                    continue
+                try:
+                    if changes.overrun or not (changes.changed or changes.removed):
+                        monitor.watch.scan()
+                    else:
+                        monitor.watch.change(changes.changed, changes.removed)
+                except PodwireError as error:
+                    log.error("watching interfaces for monitor %s failed, tried again: %s", monitor.name, error)
+
+    def _finish(self, monitor: Monitor) -> None:
+        """The last drain and report. What fails here stays pinned, for `podwire-agent cleanup` or a successor."""
+        try:
+            if not self._settings.keep:
+                monitor.watch.detach()
+            monitor.outbox.wait(LAST_REPORT_S)
+            for direction in FlowDirection:
+                monitor.pipeline.cut(direction)
+            monitor.pipeline.drain(final=True)
+            monitor.outbox.wait(LAST_REPORT_S)
+            if not self._settings.keep:
+                monitor.datapath.remove()
+                self._state.forget(monitor.uid)
+        except PodwireError as error:
+            log.error("ending monitor %s: %s", monitor.name, error)
+
+
+def selector_of(spec: NetworkMonitorSpec) -> Selector:
+    """The choice of interfaces that the resource makes."""
+    interfaces = spec.interfaces
+    hosts = frozenset(interfaces.host_interfaces)
+    if interfaces.veth_pattern is not None:
+        return Selector(interfaces.veth_pattern, hosts)
+    if interfaces.cni is not CniName.AUTO:
+        return Selector.of_cni(interfaces.cni, hosts)
+    return Selector(host_interfaces=hosts)

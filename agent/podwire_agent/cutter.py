@@ -1,0 +1,96 @@
+"""The one scheduler of all monitors' cuts: maps are made ahead, all swaps of an instant come before any read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+from podwire_agent.core.schedule import next_cut
+from podwire_agent.errors import PodwireError
+from podwire_agent.layout import FlowDirection
+from podwire_agent.model import MonitorUid
+from podwire_agent.pipeline import Pipeline
+from podwire_agent.ports import Clock
+
+log = logging.getLogger(__name__)
+
+AHEAD_NS = 50_000_000
+"""How long before a cut its maps are made: making one takes some milliseconds."""
+
+
+class Cutter:
+    """Two threads: one only cuts, on time; one drains, as long as it takes."""
+
+    def __init__(
+        self, pipelines: Mapping[MonitorUid, Pipeline], periods_ns: Mapping[MonitorUid, int], clock: Clock
+    ) -> None:
+        self.failures_total = 0
+        """Steps that failed and are tried again at the next tick."""
+        self.late_ns = 0
+        """How late the last cut was."""
+        self._pipelines = pipelines
+        self._periods_ns = periods_ns
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._due: set[MonitorUid] = set()
+        self._wanted = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._cut_on_time, name="cuts"),
+            threading.Thread(target=self._drain_when_due, name="drains"),
+        ]
+
+    def start(self) -> None:
+        """Begin with the next multiple of the periods."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """No further cut; returns once the drain under way has ended."""
+        self._stopping.set()
+        with self._wanted:
+            self._wanted.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _cut_on_time(self) -> None:
+        after_unix_ns = self._clock.unix_ns()
+        while True:
+            cut = next_cut(after_unix_ns, self._periods_ns)
+            if self._wait_until(cut.at_unix_ns - AHEAD_NS):
+                return
+            self._each(cut.monitors, "making a map", lambda pipeline: pipeline.prepare(cut.direction))
+            if self._wait_until(cut.at_unix_ns):
+                return
+            self.late_ns = self._clock.unix_ns() - cut.at_unix_ns
+            self._each(cut.monitors, "cutting", lambda pipeline: pipeline.cut(cut.direction))
+            if cut.direction is FlowDirection.TO_POD:
+                with self._wanted:
+                    self._due |= set(cut.monitors)
+                    self._wanted.notify_all()
+            after_unix_ns = self._clock.unix_ns()  # after a stall, or a step of the clock, either way
+            if cut.at_unix_ns - AHEAD_NS < after_unix_ns < cut.at_unix_ns:
+                after_unix_ns = cut.at_unix_ns  # woken a little early: not the same cut again
+
+    def _drain_when_due(self) -> None:
+        while True:
+            with self._wanted:
+                self._wanted.wait_for(lambda: self._due or self._stopping.is_set())
+                if self._stopping.is_set():
+                    return
+                due, self._due = self._due, set()
+            self._each(due, "draining", Pipeline.drain)
+
+    def _wait_until(self, unix_ns: int) -> bool:
+        """True when it is time to stop."""
+        return self._stopping.wait(max(0, unix_ns - self._clock.unix_ns()) / 1e9)
+
+    def _each(self, monitors: Iterable[MonitorUid], attempt: str, step: Callable[[Pipeline], None]) -> None:
+        for uid in monitors:
+            try:
+                step(self._pipelines[uid])
+            except PodwireError as error:
+                # Nothing is lost by it: what was cut stays pinned, what was not stays active.
+                self.failures_total += 1
+                log.error("%s for monitor %s failed, tried again at the next tick: %s", attempt, uid, error)

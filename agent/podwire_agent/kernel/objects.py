@@ -1,0 +1,252 @@
+"""BPF maps, pins and programs: one class a kernel object, one method a call, errors converted to KernelError."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import os
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from podwire_agent.errors import KernelError, StateError
+from podwire_agent.kernel.libbpf import MapCreateOpts, MapInfo, ProgInfo, TestRunOpts, library
+from podwire_agent.model import Records
+
+BATCH = 8192
+"""Entries a batch read: more gain nothing."""
+
+
+class MapType(IntEnum):
+    """enum bpf_map_type, those in use."""
+
+    HASH = 1
+    PERCPU_HASH = 5
+    ARRAY_OF_MAPS = 12
+
+
+class UpdateFlag(IntEnum):
+    """Flags of an element's update."""
+
+    ANY = 0
+    NOEXIST = 1
+    EXIST = 2
+
+
+def possible_cpus() -> int:
+    """CPUs that a per-CPU value has a copy for: the possible ones, not those online."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").rsplit("-", 1)[-1]
+    return int(last) + 1
+
+
+def refuse(attempt: str, code: int) -> NoReturn:
+    """Raise the KernelError of a libbpf result: `code` is a negative errno."""
+    number = -code if code < 0 else ct.get_errno()
+    advice = ""
+    if number in (errno.EPERM, errno.EACCES):
+        advice = "; the agent needs CAP_BPF and CAP_NET_ADMIN"
+    elif number == errno.ENOMEM:
+        advice = "; lower spec.maxFlows or raise the memory limit"
+    raise KernelError(f"{attempt}: {os.strerror(number)}{advice}")
+
+
+class Descriptor:
+    """Owns a file descriptor of a BPF object."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def pin(self, path: Path) -> None:
+        """Keep the object alive under a path of bpffs; its name must not hold a dot. KernelError."""
+        code = library().bpf_obj_pin(self.fd, str(path).encode())
+        if code < 0:
+            refuse(f"pinning {path}", code)
+
+
+def open_pin(path: Path) -> int:
+    """A new descriptor of a pinned object. StateError where there is none."""
+    fd: int = library().bpf_obj_get(str(path).encode())
+    if fd < 0:
+        raise StateError(f"opening the pin {path}: {os.strerror(-fd)}; remove the leftovers with `podwire-agent cleanup`")
+    return fd
+
+
+class Map(Descriptor):
+    """A map whose keys and values have numpy dtypes. The sizes are checked against the kernel's."""
+
+    def __init__(self, fd: int, key: np.dtype[Any], value: np.dtype[Any], *, per_cpu: bool = False) -> None:
+        super().__init__(fd)
+        self.key, self.value = key, value
+        self.copies = possible_cpus() if per_cpu else 1
+        """Values an entry has: the possible CPUs of a per-CPU map, else 1."""
+        info = self.info()
+        if (info.key_size, info.value_size) != (key.itemsize, value.itemsize):
+            self.close()
+            raise StateError(
+                f"map {info.name.decode()}: keys and values of {info.key_size} and {info.value_size} bytes, "
+                f"this agent's layout has {key.itemsize} and {value.itemsize}; "
+                "the object file or the pins are of another version: rebuild, or run `podwire-agent cleanup`"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        key: np.dtype[Any],
+        value: np.dtype[Any],
+        entries: int,
+        kind: MapType = MapType.HASH,
+        inner: Map | None = None,
+    ) -> Self:
+        """A new map of `entries` entries; `inner` gives the shape of the maps in a map of maps. KernelError."""
+        opts = MapCreateOpts(sz=ct.sizeof(MapCreateOpts), inner_map_fd=inner.fd if inner else 0)
+        fd = library().bpf_map_create(kind, name.encode()[:15], key.itemsize, value.itemsize, entries, ct.byref(opts))
+        if fd < 0:
+            refuse(f"making the map {name} of {entries} entries", fd)
+        return cls(fd, key, value)
+
+    @classmethod
+    def pinned(cls, path: Path, key: np.dtype[Any], value: np.dtype[Any], *, per_cpu: bool = False) -> Self:
+        """The map pinned at `path`. StateError."""
+        return cls(open_pin(path), key, value, per_cpu=per_cpu)
+
+    def info(self) -> MapInfo:
+        """What the kernel says of the map."""
+        info = MapInfo()
+        size = ct.c_uint32(ct.sizeof(info))
+        code = library().bpf_obj_get_info_by_fd(self.fd, ct.byref(info), ct.byref(size))
+        if code < 0:
+            refuse("asking for a map's info", code)
+        return info
+
+    def lookup(self, key: Records) -> Records | None:
+        """The value of one key, shape (copies,); None where there is none. KernelError."""
+        value = np.zeros(self.copies, self.value)
+        key = np.ascontiguousarray(key, self.key)
+        code = library().bpf_map_lookup_elem(self.fd, key.ctypes.data, value.ctypes.data)
+        if code == -errno.ENOENT:
+            return None
+        if code < 0:
+            refuse("reading a map's entry", code)
+        return value
+
+    def update(self, key: Records, value: Records, flag: UpdateFlag = UpdateFlag.ANY) -> bool:
+        """Put one entry; `value` has shape (copies,). False where `flag` forbids it. KernelError."""
+        key, value = np.ascontiguousarray(key, self.key), np.ascontiguousarray(value, self.value)
+        code = library().bpf_map_update_elem(self.fd, key.ctypes.data, value.ctypes.data, flag)
+        if code in (-errno.EEXIST, -errno.ENOENT):
+            return False
+        if code < 0:
+            refuse("writing a map's entry", code)
+        return True
+
+    def delete(self, key: Records) -> bool:
+        """Drop one entry; False where there was none. KernelError."""
+        key = np.ascontiguousarray(key, self.key)
+        code = library().bpf_map_delete_elem(self.fd, key.ctypes.data)
+        if code == -errno.ENOENT:
+            return False
+        if code < 0:
+            refuse("dropping a map's entry", code)
+        return True
+
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Records, Records]]:
+        """All entries, in batches: keys of shape (n,), values of shape (n, copies). Buffers are reused: copy.
+
+        On a map that nobody writes to each entry comes once. KernelError.
+        """
+        keys = np.zeros(size, self.key)
+        values = np.zeros((size, self.copies), self.value)
+        token_bytes = max(4, self.key.itemsize)
+        cursor, following = ct.create_string_buffer(token_bytes), ct.create_string_buffer(token_bytes)
+        started = False
+        while True:
+            count = ct.c_uint32(size)
+            code = library().bpf_map_lookup_batch(
+                self.fd,
+                cursor if started else None,
+                following,
+                keys.ctypes.data,
+                values.ctypes.data,
+                ct.byref(count),
+                None,
+            )
+            if code < 0 and code not in (-errno.ENOENT, -errno.ENOSPC):
+                refuse("reading a map", code)
+            if code == -errno.ENOSPC and not count.value:
+                # One bucket holds more than a batch: read it whole with a larger one.
+                size *= 2
+                keys, values = np.zeros(size, self.key), np.zeros((size, self.copies), self.value)
+                continue
+            if count.value:
+                yield keys[: count.value], values[: count.value]
+            if code == -errno.ENOENT:
+                return
+            started = True
+            cursor, following = following, cursor
+
+    def read(self) -> tuple[Records, Records]:
+        """All entries: keys of shape (n,), values of shape (n, copies). KernelError."""
+        parts = [(keys.copy(), values.copy()) for keys, values in self.batches()]
+        total = sum(len(keys) for keys, _ in parts)
+        # Not np.concatenate: it would turn the fields' byte order and offsets into its own.
+        all_keys, all_values = np.empty(total, self.key), np.empty((total, self.copies), self.value)
+        start = 0
+        for keys, values in parts:
+            all_keys[start : start + len(keys)], all_values[start : start + len(keys)] = keys, values
+            start += len(keys)
+        return all_keys, all_values
+
+
+class Program(Descriptor):
+    """A loaded program."""
+
+    def id(self) -> int:
+        """The kernel's id of it, as TC filters and links tell it."""
+        info = ProgInfo()
+        size = ct.c_uint32(ct.sizeof(info))
+        code = library().bpf_obj_get_info_by_fd(self.fd, ct.byref(info), ct.byref(size))
+        if code < 0:
+            refuse("asking for a program's info", code)
+        return int(info.id)
+
+    def test_run(self, frame: bytes, context: bytes = b"", repeat: int = 1) -> tuple[int, bytes, int]:
+        """Run it on `frame` (BPF_PROG_TEST_RUN): its return code, the frame after, ns a run.
+
+        `context` is a struct __sk_buff of which the kernel takes some fields (gso_segs, gso_size, wire_len...).
+        """
+        data_in, data_out = ct.create_string_buffer(frame, len(frame)), ct.create_string_buffer(len(frame) + 256)
+        ctx_in = ct.create_string_buffer(context, len(context))
+        opts = TestRunOpts(
+            sz=ct.sizeof(TestRunOpts),
+            data_in=ct.addressof(data_in),
+            data_out=ct.addressof(data_out),
+            data_size_in=len(frame),
+            data_size_out=len(data_out),
+            ctx_in=ct.addressof(ctx_in) if context else None,
+            ctx_size_in=len(context),
+            repeat=repeat,
+        )
+        code = library().bpf_prog_test_run_opts(self.fd, ct.byref(opts))
+        if code < 0:
+            refuse("running a program on a test frame", code)
+        retval = ct.c_int32(opts.retval).value
+        return retval, data_out.raw[: opts.data_size_out], int(opts.duration)

@@ -1,0 +1,252 @@
+"""The interfaces that one monitor watches: attached as they come, accounted for until they are settled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from podwire_agent.errors import AttachError, InterfaceGone, KernelError
+from podwire_agent.kernel.cni import Role, Selection
+from podwire_agent.kernel.datapath import PROGRAMS, Datapath
+from podwire_agent.kernel.interfaces import Interfaces
+from podwire_agent.kernel.tc import Owner, TrafficControl, remove_link
+from podwire_agent.kernel.verifiable import why_not
+from podwire_agent.layout import ATTACHMENT, FlowDirection
+from podwire_agent.model import Attached, Buffers, HookPoint, IfIndex, Interface, InterfaceCounters, Records
+
+Select = Callable[[Interface], Selection]
+"""Is an interface watched, and as what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An interface with our programs on it, or where they could not be put."""
+
+    interface: Interface
+    host: bool
+    attached: tuple[Attached, ...] = ()
+    unverifiable: Mapping[HookPoint, str] | None = None
+    failure: str = ""
+    """Why the programs are not there, in words; tried again at each scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All that is known of one interface and direction, raw."""
+
+    index: IfIndex
+    name: str
+    direction: FlowDirection
+    cells: Records
+    """LEDGER, shape (cpus,)."""
+    attachment: np.void
+    """One ATTACHMENT."""
+    counter: Buffers | None
+    unverifiable: str
+    gone: bool
+
+
+class Watch:
+    """Attaches and detaches for one monitor. Methods may come from any thread: one lock."""
+
+    def __init__(
+        self, datapath: Datapath, control: TrafficControl, interfaces: Interfaces, select: Select, owner: Owner
+    ) -> None:
+        self.failures_total = 0
+        self._datapath = datapath
+        self._control = control
+        self._interfaces = interfaces
+        self._select = select
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._watched: dict[IfIndex, Watched] = {}
+        self._gone: set[IfIndex] = set()
+        self._recognise()
+
+    def select(self, select: Select) -> None:
+        """From the next scan on, another choice of interfaces."""
+        with self._lock:
+            self._select = select
+
+    def scan(self) -> None:
+        """Look at every interface: attach to what is new, give up what is gone. KernelError."""
+        with self._lock:
+            found = {interface.index: interface for interface in self._interfaces.all()}
+            self._remove(self._watched.keys() - found.keys())
+            for interface in found.values():
+                self._look_at(interface)
+
+    def change(self, changed: Iterable[IfIndex], removed: Iterable[IfIndex]) -> None:
+        """What netlink told of: removals first. KernelError."""
+        with self._lock:
+            self._remove(removed)
+            for index in changed:
+                interface = self._interfaces.one(index)
+                if interface is not None:
+                    self._look_at(interface)
+
+    def watched(self) -> list[Watched]:
+        """What is watched now, and what could not be."""
+        with self._lock:
+            return list(self._watched.values())
+
+    def gone(self) -> frozenset[IfIndex]:
+        """Interfaces that went away and are not settled: their last records may still be in an active map."""
+        with self._lock:
+            return frozenset(self._gone)
+
+    def settle(self, index: IfIndex) -> None:
+        """An interface that is gone is fully accounted for in a checkpoint: drop its cells."""
+        with self._lock:
+            self._datapath.close_ledger(index)
+            self._gone.discard(index)
+
+    def accounts(self) -> list[Account]:
+        """Cells and counters of every interface that has a ledger. The cells are read first."""
+        with self._lock:
+            cells = self._datapath.ledgers()
+            attachments = self._datapath.attachments()
+            counters = self._interfaces.counters_all()
+            return [
+                self._account(index, direction, cells[index, direction], attachments[index], counters.get(index))
+                for index, direction in sorted(cells)
+                if index in attachments
+            ]
+
+    def detach(self) -> None:
+        """Take our programs off every interface; the ledgers stay to be read a last time. KernelError."""
+        with self._lock:
+            for item in self._watched.values():
+                for hook in HookPoint:
+                    self._control.detach(item.interface.index, hook, self._owner)
+
+    def _recognise(self) -> None:
+        """What a former agent attached to: still there, or gone meanwhile."""
+        left = self._datapath.attachments()
+        found = {interface.index: interface for interface in self._interfaces.all()} if left else {}
+        for index in left:
+            interface = found.get(index)
+            if interface is not None and self._ours_is_on(interface):
+                self._watched[index] = Watched(interface, host=False, failure="attached by a former agent")
+            else:
+                self._gone.add(index)
+
+    def _account(
+        self,
+        index: IfIndex,
+        direction: FlowDirection,
+        cells: Records,
+        attachment: np.void,
+        counters: InterfaceCounters | None,
+    ) -> Account:
+        item = self._watched.get(index)
+        gone = item is None or index in self._gone
+        hook = _hook_of(direction, host=item is not None and item.host)
+        return Account(
+            index=index,
+            name=bytes(attachment["name"]).rstrip(b"\0").decode(errors="replace"),
+            direction=direction,
+            cells=cells,
+            attachment=attachment,
+            counter=None if gone or counters is None else counters.of(hook),
+            unverifiable=(item.unverifiable or {}).get(hook, "") if item is not None else "",
+            gone=gone,
+        )
+
+    def _ours_is_on(self, interface: Interface) -> bool:
+        """Our filter on it proves that the interface is the one that the ledger tells of, not a later one that
+        was given the same index."""
+        if any(self._owner.link_pin(interface.index, hook).exists() for hook in HookPoint):
+            return True
+        return any(self._owner.owns(filter_) for _, filter_ in self._control.ours(interface.index))
+
+    def _remove(self, indexes: Iterable[IfIndex]) -> None:
+        for index in indexes:
+            if self._watched.pop(index, None) is not None:
+                self._gone.add(index)
+                for hook in HookPoint:
+                    remove_link(self._owner.link_pin(index, hook))
+
+    def _look_at(self, interface: Interface) -> None:
+        index = interface.index
+        item = self._watched.get(index)
+        selection = self._select(interface)
+        if not selection or index in self._gone:
+            if item is not None and not selection:
+                self._give_up(index)
+            return
+        host = selection.role is Role.HOST
+        if item is None or item.failure:
+            self._attach(interface, host)
+        elif item.interface != interface:
+            self._watched[index] = Watched(
+                interface, host, item.attached, why_not(interface, item.attached), item.failure
+            )
+
+    def _give_up(self, index: IfIndex) -> None:
+        for hook in HookPoint:
+            self._control.detach(index, hook, self._owner)
+        self._remove([index])
+
+    def _attach(self, interface: Interface, host: bool) -> None:
+        index = interface.index
+        try:
+            self._datapath.open_ledger(index)
+            memory = self._memory_of(interface, host)
+            attached = tuple(
+                self._control.attach(interface, hook, self._datapath.program(host, hook), self._owner)
+                for hook in HookPoint
+            )
+            self._complete(index, host, memory)
+        except InterfaceGone:
+            # Nothing passed it since: what the ledger may hold is settled with the next cut.
+            self._gone.add(index)
+        except (AttachError, KernelError) as error:
+            self.failures_total += 1
+            self._watched[index] = Watched(interface, host, failure=str(error))
+        else:
+            self._watched[index] = Watched(interface, host, attached, why_not(interface, attached))
+
+    def _memory_of(self, interface: Interface, host: bool) -> Records:
+        """The ATTACHMENT of the interface, shape (1,): as a former agent left it, or begun now."""
+        known = self._datapath.attachment(interface.index)
+        if known is not None:
+            return known
+        memory = np.zeros(1, ATTACHMENT)
+        memory["name"] = interface.name.encode()
+        counters = self._counters(interface.index)
+        for direction in FlowDirection:
+            buffers = counters.of(_hook_of(direction, host))
+            memory["before_low"][0, direction] = (buffers.buffers, buffers.bytes)
+        self._datapath.remember(interface.index, memory)
+        return memory
+
+    def _complete(self, index: IfIndex, host: bool, memory: Records) -> None:
+        """Bound what passed before our programs ran: at most what the interface counts now, less what they saw."""
+        if memory["attached_mono_ns"][0]:
+            return
+        cells = {direction: self._datapath.ledger(index, direction) for direction in FlowDirection}
+        counters = self._counters(index)
+        for direction, seen in cells.items():
+            assert seen is not None
+            counter = counters.of(_hook_of(direction, host))
+            memory["before_high"][0, direction] = (
+                counter.buffers - int(seen["buffers"].sum()),
+                counter.bytes - int(seen["buffer_bytes"].sum()),
+            )
+        memory["attached_mono_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self._datapath.remember(index, memory)
+
+    def _counters(self, index: IfIndex) -> InterfaceCounters:
+        counters = self._interfaces.counters(index)
+        if counters is None:
+            raise InterfaceGone(f"interface {index} went away while it was attached")
+        return counters
+
+
+def _hook_of(direction: FlowDirection, host: bool) -> HookPoint:
+    return next(hook for (is_host, hook), (_, counted) in PROGRAMS.items() if is_host == host and counted is direction)

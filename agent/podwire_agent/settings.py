@@ -1,0 +1,34 @@
+"""What the command line and the environment decide; everything else is in the resource."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from podwire_agent import state
+from podwire_agent.kernel import bpffs
+
+DEFAULT_LISTEN = "127.0.0.1:9437"
+
+
+def default_objects(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the compiled programs are: PODWIRE_OBJECTS, else beside the package."""
+    return Path(environ.get("PODWIRE_OBJECTS", "") or str(files("podwire_agent") / "objects"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run the agent on this machine."""
+
+    state_dir: Path = state.DEFAULT
+    bpffs: Path = bpffs.DEFAULT
+    objects: Path = field(default_factory=default_objects)
+    """The directory of the compiled programs."""
+    listen: str = DEFAULT_LISTEN
+    """Address and port of /healthz, /readyz and /metrics; "off" for none."""
+    node: str = field(default_factory=lambda: os.uname().nodename)
+    keep: bool = False
+    """Stay attached at the end, for a successor."""

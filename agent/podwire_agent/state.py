@@ -1,0 +1,117 @@
+"""The state directory: the lock, the monitors' slots, the checkpoints' places. On tmpfs, so it ends with the boot
+as the pins do."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from podwire_agent.errors import ResourceError, StateError
+from podwire_agent.model import MonitorUid
+
+DEFAULT = Path("/run/podwire")
+
+SLOTS = range(1, 9)
+"""Handles of TC filters, one a monitor on this node."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+NETWORK_NAMESPACE = Path("/proc/self/ns/net")
+
+
+class StateDirectory:
+    """Context manager that holds the lock: two agents on one state would count twice."""
+
+    def __init__(self, path: Path, boot_id: Path = BOOT_ID, namespace: Path = NETWORK_NAMESPACE) -> None:
+        self.path = path
+        self._namespace = namespace
+        self._lock = -1
+        self._boot_id = boot_id
+        self.boot_id = ""
+
+    def __enter__(self) -> Self:
+        try:
+            self.boot_id = self._boot_id.read_text().strip()
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(
+                f"opening the state directory {self.path}: {error.strerror}; run as root or choose --state-dir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_namespace()
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise StateError(
+                f"another agent uses the state directory {self.path}; stop it, or choose another --state-dir"
+            ) from error
+        except StateError:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def checkpoint(self, uid: MonitorUid) -> Path:
+        """Where the checkpoint of a monitor is."""
+        return self.path / f"{uid}.checkpoint"
+
+    def slot(self, uid: MonitorUid) -> int:
+        """The monitor's slot, given once and kept until `forget`. ResourceError where all are taken."""
+        slots = self._slots()
+        if uid not in slots:
+            free = next((slot for slot in SLOTS if slot not in slots.values()), None)
+            if free is None:
+                raise ResourceError(f"more than {len(SLOTS)} monitors on one node; remove one")
+            slots[uid] = free
+            self._write("slots", slots)
+        return slots[uid]
+
+    def known(self) -> list[MonitorUid]:
+        """The monitors that have a slot: those that may have left something."""
+        return list(self._slots())
+
+    def forget(self, uid: MonitorUid) -> None:
+        """Drop the monitor's checkpoint and free its slot."""
+        self.checkpoint(uid).unlink(missing_ok=True)
+        slots = self._slots()
+        if slots.pop(uid, None) is not None:
+            self._write("slots", slots)
+        if not slots:
+            (self.path / "slots").unlink(missing_ok=True)
+            (self.path / "namespace").unlink(missing_ok=True)
+
+    def _slots(self) -> dict[MonitorUid, int]:
+        try:
+            return dict(json.loads((self.path / "slots").read_text()))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise StateError(f"reading {self.path / 'slots'}: {error}; run `podwire-agent cleanup`") from error
+
+    def _check_namespace(self) -> None:
+        """Interface indexes mean something in one network namespace only."""
+        status = self._namespace.stat()
+        here = [status.st_dev, status.st_ino]
+        try:
+            there = json.loads((self.path / "namespace").read_text())
+        except (FileNotFoundError, ValueError):
+            there = here
+        if there != here and self._slots():
+            raise StateError(
+                f"the state directory {self.path} was begun in another network namespace; "
+                "run the agent there, or choose another --state-dir"
+            )
+        self._write("namespace", here)
+
+    def _write(self, name: str, value: object) -> None:
+        aside = self.path / f"{name}.new"
+        aside.write_text(json.dumps(value))
+        aside.rename(self.path / name)
