@@ -1,0 +1,58 @@
+"""The import contracts of pyproject.toml, and that they would notice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.compile_bpf import ROOT
+
+
+def lint(directory: Path) -> subprocess.CompletedProcess[str]:
+    sources = os.pathsep.join(str(directory / name) for name in ("agent", "crds"))
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    return subprocess.run(
+        command, cwd=directory, env={**os.environ, "PYTHONPATH": sources}, check=False, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The sources and their contracts, to break."""
+    for name in ("agent", "crds"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.o", "__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_contracts_hold() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "contract"),
+    [
+        pytest.param("core/table.py", "import time", "no clock", id="the core reads a clock"),
+        pytest.param(
+            "core/table.py", "import podwire_agent.kernel.tc", "strangers", id="the core knows the kernel edge"
+        ),
+        pytest.param("kernel/tc.py", "import podwire_agent.sinks", "strangers", id="one edge knows another"),
+        pytest.param("sinks/lines.py", "import pydantic", "Validation", id="a sink validates"),
+        pytest.param("sinks/lines.py", "import ctypes", "foreign functions", id="a sink calls C"),
+        pytest.param("model.py", "import podwire_agent.pipeline", "layers", id="the words know the pipeline"),
+        pytest.param("kernel/tc.py", "import subprocess", "no other program", id="an edge runs a command"),
+    ],
+)
+def test_a_forbidden_import_is_noticed(copy: Path, module: str, statement: str, contract: str) -> None:
+    with (copy / "agent" / "podwire_agent" / module).open("a") as source:
+        source.write(f"\n{statement}\n")
+    result = lint(copy)
+    assert result.returncode != 0
+    broken = [line for line in result.stdout.splitlines() if " BROKEN" in line]
+    assert any(contract in line for line in broken), result.stdout
