@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +20,7 @@ from podwire_api import CniName, NetworkMonitor, NetworkMonitorSpec
 
 from podwire_agent.clock import SystemClock
 from podwire_agent.cutter import Cutter
+from podwire_agent.endpoint import Endpoint
 from podwire_agent.errors import PodwireError, SinkClosed
 from podwire_agent.kernel import bpffs, probes
 from podwire_agent.kernel.cni import Selector
@@ -28,13 +32,13 @@ from podwire_agent.kernel.tc import Owner, TrafficControl
 from podwire_agent.kernel.watch import Watch
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import MonitorUid
+from podwire_agent.outputs import sinks_for
 from podwire_agent.pipeline import Job, Pipeline
 from podwire_agent.ports import Sink
 from podwire_agent.settings import Settings
-from podwire_agent.sinks.lines import LinesSink
 from podwire_agent.sinks.outbox import Outbox
 from podwire_agent.state import StateDirectory
-from podwire_agent.telemetry import StepTimes
+from podwire_agent.telemetry import AgentState, Exposition, MonitorState, StepTimes, health, readiness
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,31 @@ class Monitor:
     pipeline: Pipeline
     outbox: Outbox
 
+    def state(self) -> MonitorState:
+        """What a scrape shows of it. KernelError."""
+        pipeline = self.pipeline.state()
+        watched = self.watch.watched()
+        failed = sum(bool(item.failure) for item in watched)
+        return MonitorState(
+            name=self.name,
+            period_s=self.period_ns / 1e9,
+            scanned=True,
+            last_drain_unix_s=pipeline.last_drain_unix_ns / 1e9,
+            paused=self.paused,
+            accounts=self.pipeline.accounts(),
+            flows=pipeline.flows,
+            evicted_flows_total=pipeline.evicted_flows_total,
+            map_used=pipeline.map_used,
+            map_capacity=pipeline.map_capacity,
+            cuts_total=pipeline.cuts_total,
+            missed_cuts_total=pipeline.skipped_cuts_total,
+            delayed_reports_total=pipeline.delayed_reports_total,
+            interfaces={"attached": len(watched) - failed, "failed": failed},
+            attach_failures_total=self.watch.failures_total,
+            discarded=pipeline.discarded,
+            outbox=(self.outbox.name, self.outbox.counters),
+        )
+
 
 def default_loader(settings: Settings) -> Loader:
     """libbpf's, with the object that suits this kernel."""
@@ -70,9 +99,10 @@ class Agent:
         self.failed = False
         """Something went wrong that the exit code should tell."""
         self.monitors: dict[MonitorUid, Monitor] = {}
-        self.step_times = StepTimes()
-        self.loader = ""
-        self.cutter: Cutter
+        self._step_times = StepTimes()
+        self._started_unix_s = time.time()
+        self._loader = ""
+        self._cutter: Cutter
         self._resources = resources
         self._stop = stop
         self._settings = settings
@@ -92,23 +122,27 @@ class Agent:
             home = bpffs.ensure(self._settings.bpffs)
             probes.require(probes.features())
             loader = default_loader(self._settings)
-            self.loader = loader.name
+            self._loader = loader.name
             # Subscribed before the first scan: what is born in between is not missed.
             self._events = stack.enter_context(InterfaceEvents())
-            for resource in self._resources:
-                undo.append(self._start(resource, home, loader, stack))
+            endpoint = self._endpoint()
+            sinks = sinks_for([resource.spec for resource in self._resources], sys.stdout, sys.stderr)
+            for resource, sink in zip(self._resources, sinks, strict=True):
+                undo.append(self._start(resource, sink, home, loader, stack))
+            self._cutter = Cutter(
+                {uid: monitor.pipeline for uid, monitor in self.monitors.items()},
+                {uid: monitor.period_ns for uid, monitor in self.monitors.items()},
+                self._clock,
+            )
+            if endpoint is not None:
+                stack.enter_context(endpoint)
             for each in undo:
                 each.pop_all()
             self._stack = stack.pop_all()
-        self.cutter = Cutter(
-            {uid: monitor.pipeline for uid, monitor in self.monitors.items()},
-            {uid: monitor.period_ns for uid, monitor in self.monitors.items()},
-            self._clock,
-        )
         self._watcher.start()
-        self.cutter.start()
+        self._cutter.start()
         watched = sum(not item.failure for monitor in self.monitors.values() for item in monitor.watch.watched())
-        log.info("ready: %d monitors, %d interfaces attached, loader %s", len(self.monitors), watched, self.loader)
+        log.info("ready: %d monitors, %d interfaces attached, loader %s", len(self.monitors), watched, self._loader)
         return self
 
     def __exit__(
@@ -117,13 +151,13 @@ class Agent:
         self._stopping.set()
         self._events.wake()
         self._watcher.join()
-        self.cutter.stop()
+        self._cutter.stop()
         with self._stack:
             for monitor in self.monitors.values():
                 self._finish(monitor)
 
     def _start(
-        self, resource: NetworkMonitor, home: Path, loader: Loader, stack: ExitStack
+        self, resource: NetworkMonitor, sink: Sink, home: Path, loader: Loader, stack: ExitStack
     ) -> ExitStack:
         """Bring one monitor up; the stack returned takes down what is new of it, should another one fail."""
         spec = resource.spec
@@ -141,7 +175,7 @@ class Agent:
             selector_of(spec).select,
             Owner(uid, slot, home / uid),
         )
-        outbox = stack.enter_context(Outbox(self._sink_of(spec), self._nobody_reads))
+        outbox = stack.enter_context(Outbox(sink, self._nobody_reads))
         job = Job(
             uid=uid,
             name=resource.metadata.name,
@@ -152,7 +186,7 @@ class Agent:
             checkpoint=self._state.checkpoint(uid),
             seed=secrets.randbits(63),
         )
-        pipeline = Pipeline(job, datapath, watch, outbox, self._clock, self.step_times)
+        pipeline = Pipeline(job, datapath, watch, outbox, self._clock, self._step_times)
         pipeline.resume()
         if spec.paused:
             watch.detach()
@@ -164,8 +198,28 @@ class Agent:
         self.monitors[uid] = Monitor(uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox)
         return undo
 
-    def _sink_of(self, spec: NetworkMonitorSpec) -> Sink:
-        return LinesSink(sys.stdout.fileno())
+    def state(self) -> AgentState:
+        """What a scrape or a probe shows. KernelError."""
+        return AgentState(
+            version=version("podwire"),
+            kernel=os.uname().release,
+            loader=self._loader,
+            started_unix_s=self._started_unix_s,
+            monitors=tuple(monitor.state() for monitor in self.monitors.values()),
+            late_s=self._cutter.late_ns / 1e9,
+            failures_total=self._cutter.failures_total,
+        )
+
+    def _endpoint(self) -> Endpoint | None:
+        if self._settings.listen == "off":
+            return None
+        exposition = Exposition(self.state, self._step_times)
+        return Endpoint(
+            self._settings.listen,
+            lambda: health(self.state(), time.time()),
+            lambda: readiness(self.state()),
+            exposition.render,
+        )
 
     def _nobody_reads(self, closed: SinkClosed) -> None:
         self.failed = True
@@ -180,10 +234,11 @@ class Agent:
                 if monitor.paused:
                     continue
                 try:
-                    if changes.overrun or not (changes.changed or changes.removed):
+                    monitor.watch.change(changes.changed, changes.removed)
+                    # What is removed here may live on elsewhere: a veth's end that moved away makes the other
+                    # one a pod's, and the kernel does not tell of that.
+                    if changes.overrun or changes.removed or not changes.changed:
                         monitor.watch.scan()
-                    else:
-                        monitor.watch.change(changes.changed, changes.removed)
                 except PodwireError as error:
                     log.error("watching interfaces for monitor %s failed, tried again: %s", monitor.name, error)
 

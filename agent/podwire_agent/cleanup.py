@@ -22,7 +22,7 @@ def clean(state_dir: Path, bpffs_path: Path, uid: MonitorUid | None = None) -> I
     """
     home = bpffs_path / bpffs.HOME
     with ExitStack() as stack:
-        state = stack.enter_context(StateDirectory(state_dir))
+        state = stack.enter_context(StateDirectory(state_dir, any_namespace=True))
         control = stack.enter_context(TrafficControl())
         interfaces = stack.enter_context(Interfaces())
         pinned = [MonitorUid(path.name) for path in sorted(home.iterdir())] if home.is_dir() else []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
-from podwire_agent.core.schedule import next_cut
+from podwire_agent.core.schedule import Cut, next_cut
 from podwire_agent.errors import PodwireError
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import MonitorUid
@@ -55,23 +56,20 @@ class Cutter:
                 thread.join()
 
     def _cut_on_time(self) -> None:
-        after_unix_ns = self._clock.unix_ns()
+        cut: Cut | None = None
         while True:
-            cut = next_cut(after_unix_ns, self._periods_ns)
+            cut = next_cut(self._clock.unix_ns(), self._periods_ns, cut)
             if self._wait_until(cut.at_unix_ns - AHEAD_NS):
                 return
-            self._each(cut.monitors, "making a map", lambda pipeline: pipeline.prepare(cut.direction))
+            self._each(cut.monitors, "making a map", partial(Pipeline.prepare, direction=cut.direction))
             if self._wait_until(cut.at_unix_ns):
                 return
             self.late_ns = self._clock.unix_ns() - cut.at_unix_ns
-            self._each(cut.monitors, "cutting", lambda pipeline: pipeline.cut(cut.direction))
+            self._each(cut.monitors, "cutting", partial(Pipeline.cut, direction=cut.direction))
             if cut.direction is FlowDirection.TO_POD:
                 with self._wanted:
-                    self._due |= set(cut.monitors)
+                    self._due |= cut.monitors
                     self._wanted.notify_all()
-            after_unix_ns = self._clock.unix_ns()  # after a stall, or a step of the clock, either way
-            if cut.at_unix_ns - AHEAD_NS < after_unix_ns < cut.at_unix_ns:
-                after_unix_ns = cut.at_unix_ns  # woken a little early: not the same cut again
 
     def _drain_when_due(self) -> None:
         while True:

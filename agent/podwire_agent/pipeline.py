@@ -11,9 +11,10 @@ steps neither loses nor doubles a packet:
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from podwire_agent import checkpoint
 from podwire_agent.core.decode import before_attach, ledger_cells
 from podwire_agent.core.table import FlowTable
-from podwire_agent.core.totals import Settled, by_interface
+from podwire_agent.core.totals import Accounts, by_interface
 from podwire_agent.kernel.datapath import Datapath
 from podwire_agent.kernel.rotation import Frozen, release
 from podwire_agent.kernel.watch import Account, Watch
@@ -44,6 +45,7 @@ FROZEN_LIMIT = 8
 class Step(StrEnum):
     """The steps of a tick, in their order."""
 
+    BEGUN = "begun"
     PREPARED = "prepared"
     CUT = "cut"
     READ = "read"
@@ -111,7 +113,8 @@ class Pipeline:
         self._table = FlowTable(job.max_flows * FLOW_MEMORY, job.seed)
         self._epochs = dict.fromkeys(FlowDirection, -1)
         self._counted: dict[tuple[IfIndex, FlowDirection], Traffic] = {}
-        self._settled = Settled()
+        self._settled = dict.fromkeys(FlowDirection, Accounts())  # of interfaces that are gone: totals never fall
+        self._settling = threading.Lock()  # an interface is in _settled or among the ledgers, never both or neither
         self._leaving: dict[IfIndex, int] = {}  # settled, entry still in the kernel: attached_mono_ns
         self._farewells: list[Ledger] = []
         self._sequence = 0
@@ -144,6 +147,7 @@ class Pipeline:
 
     def prepare(self, direction: FlowDirection) -> None:
         """Ahead of a cut: make what it needs. KernelError."""
+        self._observer.step(Step.BEGUN)
         self._datapath.rotations[direction].prepare(self._job.max_flows)
         self._observer.step(Step.PREPARED)
 
@@ -152,8 +156,8 @@ class Pipeline:
         if len(self._frozen) >= FROZEN_LIMIT:
             self._skipped_cuts_total += 1
             return
-        if direction is FlowDirection.FROM_POD:
-            gone = self._watch.gone()
+        self._observer.step(Step.BEGUN)
+        gone = self._watch.gone()
         frozen = self._datapath.rotations[direction].cut(self._job.max_flows)
         if direction is FlowDirection.FROM_POD:
             self._closing = gone
@@ -163,6 +167,7 @@ class Pipeline:
 
     def drain(self, *, final: bool = False) -> None:
         """Fold what was cut, checkpoint it, and report when it is time. KernelError, StateError: call again."""
+        self._observer.step(Step.BEGUN)
         closing = self._closing
         cut = list(self._frozen)
         for item in cut:
@@ -179,22 +184,23 @@ class Pipeline:
         for item in cut:
             release(item)
             self._frozen.popleft()
-        for index in self._leaving:
-            self._watch.settle(index)
-        self._leaving = {}
+        with self._settling:
+            for index in self._leaving:
+                self._watch.settle(index)
+            self._leaving = {}
         self._observer.step(Step.RELEASED)
         if snapshot is not None:
             self._outlet.put(snapshot)
             self._observer.step(Step.HANDED_ON)
         self._last_drain_unix_ns = self._clock.unix_ns()
 
-    def ledgers(self) -> list[Ledger]:
-        """The account of every watched interface and direction, now."""
-        return self._ledgers()
-
-    def settled(self) -> Settled:
-        """The sums of the interfaces that are gone."""
-        return self._settled
+    def accounts(self) -> dict[FlowDirection, Accounts]:
+        """The ledgers of all interfaces ever watched, added up, now. From any thread. KernelError."""
+        with self._settling:
+            accounts = dict(self._settled)
+            for ledger in self._ledgers():
+                accounts[ledger.direction] = accounts[ledger.direction].plus(ledger)
+            return accounts
 
     def state(self) -> PipelineState:
         """Figures for metrics and status."""
@@ -230,12 +236,13 @@ class Pipeline:
         if not indexes:
             return
         ledgers = [ledger for ledger in self._ledgers() if ledger.ifindex in indexes]
-        for ledger in ledgers:
-            self._settled.add(ledger)
-            self._counted.pop((ledger.ifindex, ledger.direction), None)
-        for index in indexes:
-            attachment = self._datapath.attachment(index)
-            self._leaving[index] = 0 if attachment is None else int(attachment["attached_mono_ns"][0])
+        with self._settling:
+            for ledger in ledgers:
+                self._settled[ledger.direction] = self._settled[ledger.direction].plus(ledger)
+                self._counted.pop((ledger.ifindex, ledger.direction), None)
+            for index in indexes:
+                attachment = self._datapath.attachment(index)
+                self._leaving[index] = 0 if attachment is None else int(attachment["attached_mono_ns"][0])
         self._farewells += ledgers
         self._closing = frozenset()
 
@@ -302,11 +309,7 @@ class Pipeline:
                     for (index, direction), traffic in self._counted.items()
                 ],
                 "leaving": [[index, mono_ns] for index, mono_ns in self._leaving.items()],
-                "settled": [
-                    [int(direction), name, traffic.packets, traffic.bytes]
-                    for direction, totals in self._settled.totals.items()
-                    for name, traffic in totals.items()
-                ],
+                "settled": {direction.name: asdict(accounts) for direction, accounts in self._settled.items()},
                 "report": {
                     "sequence": self._sequence,
                     "polls": self._polls,
@@ -324,8 +327,8 @@ class Pipeline:
             for index, direction, *traffic in sections["counted"]
         }
         self._leaving = {IfIndex(index): mono_ns for index, mono_ns in sections["leaving"]}
-        for direction, name, *traffic in sections["settled"]:
-            self._settled.totals.setdefault(FlowDirection(direction), {})[name] = Traffic(*traffic)
+        for name, accounts in sections["settled"].items():
+            self._settled[FlowDirection[name]] = Accounts(**{key: Traffic(**value) for key, value in accounts.items()})
         report = sections["report"]
         self._sequence, self._polls = report["sequence"], report["polls"]
         self._offer = None if report["offer"] is None else Offer(*report["offer"])

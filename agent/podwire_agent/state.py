@@ -25,7 +25,16 @@ NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 class StateDirectory:
     """Context manager that holds the lock: two agents on one state would count twice."""
 
-    def __init__(self, path: Path, boot_id: Path = BOOT_ID, namespace: Path = NETWORK_NAMESPACE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        boot_id: Path = BOOT_ID,
+        namespace: Path = NETWORK_NAMESPACE,
+        *,
+        any_namespace: bool = False,
+    ) -> None:
+        """`any_namespace`: take also what was begun in another network namespace, to remove it."""
+        self._any_namespace = any_namespace
         self.path = path
         self._namespace = namespace
         self._lock = -1
@@ -104,10 +113,10 @@ class StateDirectory:
             there = json.loads((self.path / "namespace").read_text())
         except (FileNotFoundError, ValueError):
             there = here
-        if there != here and self._slots():
+        if there != here and self._slots() and not self._any_namespace:
             raise StateError(
                 f"the state directory {self.path} was begun in another network namespace; "
-                "run the agent there, or choose another --state-dir"
+                "run the agent there, choose another --state-dir, or remove it with `podwire-agent cleanup`"
             )
         self._write("namespace", here)
 

@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -19,8 +19,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FlowDirection
-from podwire_agent.model import Ledger, Traffic
+from podwire_agent.model import Traffic
 from podwire_agent.sinks.naming import DIRECTIONS
 from podwire_agent.sinks.outbox import OutboxCounters
 
@@ -34,40 +35,6 @@ NOTHING = Traffic()
 
 STALLED_PERIODS = 3
 STALLED_GRACE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Accounts:
-    """One direction's ledger classes, summed over all interfaces, those that are gone included."""
-
-    seen: Traffic = NOTHING
-    counted: Traffic = NOTHING
-    filtered: Traffic = NOTHING
-    unsupported: Traffic = NOTHING
-    overflowed: Traffic = NOTHING
-    estimated: Traffic = NOTHING
-    """Part of seen, not a class of its own."""
-
-    def plus(self, ledger: Ledger) -> Accounts:
-        """With one interface's account."""
-        cells = ledger.cells
-        return Accounts(
-            self.seen + cells.seen,
-            self.counted + ledger.counted,
-            self.filtered + cells.filtered,
-            self.unsupported + ledger.unsupported,
-            self.overflowed + cells.overflowed,
-            self.estimated + cells.estimated,
-        )
-
-    def classes(self) -> Iterator[tuple[str, Traffic]]:
-        """The `class` label and what it holds."""
-        yield "seen", self.seen
-        yield "counted", self.counted
-        yield "filtered", self.filtered
-        yield "unsupported", self.unsupported
-        yield "overflowed", self.overflowed
-        yield "estimated", self.estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +223,8 @@ def _ledger(monitors: Iterable[MonitorState]) -> Iterator[Metric]:
     octets = CounterMetricFamily("podwire_ledger_bytes_total", "Bytes on the wire by ledger class", labels=labels)
     for monitor in monitors:
         for direction, accounts in monitor.accounts.items():
-            for name, traffic in accounts.classes():
+            for name in (each.name for each in fields(accounts)):
+                traffic: Traffic = getattr(accounts, name)
                 packets.add_metric([monitor.name, DIRECTIONS[direction], name], traffic.packets)
                 octets.add_metric([monitor.name, DIRECTIONS[direction], name], traffic.bytes)
     yield packets

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from podwire_agent import agent, cli
+from podwire_agent import cli, telemetry
 
 
 class KillAt:
@@ -26,5 +26,5 @@ class KillAt:
 if __name__ == "__main__":
     steps, *arguments = sys.argv[1:]
     observer = KillAt(int(steps))
-    agent.StepTimes.step = lambda self, name: observer.step(name)  # type: ignore[method-assign]
+    telemetry.StepTimes.step = lambda _, name: observer.step(name)  # type: ignore[method-assign]
     raise SystemExit(cli.main(arguments))

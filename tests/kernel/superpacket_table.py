@@ -15,7 +15,9 @@ from scapy.packet import Packet
 from podwire_agent.layout import UnsupportedReason
 from tests.kernel.packet_table import (
     A4,
+    A6,
     B4,
+    B6,
     ESP,
     ETHER,
     HOP_BY_HOP,
@@ -64,12 +66,14 @@ class SuperCase:
     gso_size: int = SEGMENT
     gso_segs: int = SEGMENTS
     segments: int = SEGMENTS
+    unsent: int = 0
+    """Header bytes of the buffer that no segment has."""
     estimated: bool = False
 
     @property
     def wire_bytes(self) -> int:
         """Of all segments."""
-        return len(self.frame) + (self.segments - 1) * self.repeated
+        return len(self.frame) - self.unsent + (self.segments - 1) * self.repeated
 
 
 def plain(
@@ -81,9 +85,10 @@ def plain(
     gso_size: int = SEGMENT,
     gso_segs: int = SEGMENTS,
     segments: int = SEGMENTS,
+    unsent: int = 0,
 ) -> SuperCase:
     """A row whose bytes are exact."""
-    return SuperCase(name, build(packet), expected, repeated, gso_size, gso_segs, segments)
+    return SuperCase(name, build(packet), expected, repeated, gso_size, gso_segs, segments, unsent)
 
 
 def guess(name: str, packet: Packet | bytes, expected: Flow | UnsupportedReason, repeated: int) -> SuperCase:
@@ -121,6 +126,8 @@ TRANSPORT = [
     plain("TCP behind IPv4 options", ETHER / IP(src=A4, dst=B4, options=b"\1" * 8) / tcp() / FULL, TCP4, 62),
     plain("TCP behind an IPv6 extension header", chain(HOP_BY_HOP, last=TCP_PROTOCOL, payload=TCP_BYTES + FULL),
           TCP6, 82),
+    plain("BIG TCP over IPv6, whose jumbo header goes when it is cut", ETHER / IPv6(src=A6, dst=B6, nh=HOP_BY_HOP)
+          / (bytes([TCP_PROTOCOL, 0, 0xC2, 4]) + bytes(4) + TCP_BYTES + FULL), TCP6, 74, unsent=8),
     plain("TCP behind a tag in the frame", ETHER / Dot1Q(vlan=5) / IP(src=A4, dst=B4) / tcp() / FULL, TCP4, 58),
     plain("TCP whose segments nobody has counted", V4 / tcp() / FULL, TCP4, 54, gso_segs=0),
     plain("TCP whose segments nobody has counted, the last short", V4 / tcp() / SHORT, TCP4, 54, gso_segs=0),
@@ -140,6 +147,8 @@ TUNNELS = [
     plain("VXLAN on Linux's old port", vxlan(8472) / INNER_ETHER / INNER6 / FULL, udp4(8472), 124),
     plain("VXLAN on an odd port", vxlan(31337) / INNER_ETHER / INNER4 / SHORT, udp4(31337), 104),
     plain("VXLAN with a group policy", vxlan(4789, flags=0x88) / INNER_ETHER / INNER4 / FULL, udp4(4789), 104),
+    plain("VXLAN with a group policy that resembles Geneve's protocol", V4 / UDP(sport=40000, dport=4789)
+          / (b"\x88\0\x65\x58\0\0\x2a\0" + build(INNER_ETHER / INNER4 / FULL)), udp4(4789), 104),
     plain("VXLAN over IPv6", V6 / UDP(sport=40000, dport=4789) / VXLAN(vni=42) / INNER_ETHER / INNER4 / FULL,
           flow6(17, 40000, 4789), 124),
     plain("VXLAN around UDP_SEGMENT", vxlan(4789) / INNER_ETHER / INNER_UDP / FULL, udp4(4789), 92),
@@ -174,6 +183,9 @@ UNKNOWN = [
           flow4(GRE_PROTOCOL), 34),
     guess("IP in IP whose inner length is not the rest", V4 / IP(src="192.0.2.1", dst="192.0.2.2", len=60)
           / TCP(sport=1, dport=2) / FULL, flow4(IPIP), 34),
+    guess("IP in IP whose inner TCP header is longer than the frame", V4 / IP(src="192.0.2.1", dst="192.0.2.2")
+          / TCP(sport=1, dport=2, dataofs=15) / bytes(20), flow4(IPIP), 34),
+    guess("TCP with a header of 3 words", V4 / tcp(dataofs=3) / FULL, UnsupportedReason.UNSUPPORTED_MALFORMED, 34),
     guess("ESP", ETHER / IP(src=A4, dst=B4, proto=ESP) / FULL, flow4(ESP), 34),
     guess("MPLS around TCP", other_frame(0x8847, b"\0\0\x11\x40" + build(INNER4) + FULL),
           UnsupportedReason.UNSUPPORTED_NOT_IP, 14),

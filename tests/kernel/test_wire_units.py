@@ -122,6 +122,21 @@ def test_bulk_tcp_is_what_the_pods_stacks_have_sent(watched: WatchedHost, offloa
     assert flags == [(1, 0, 1, 0), (0, 1, 1, 0)]
 
 
+def test_big_tcp_is_what_it_is_cut_into(watched: WatchedHost) -> None:
+    client, server = watched.first, watched.second
+    for pod in (client, server):
+        ip("link set eth0 gso_max_size 185000 gro_max_size 185000", netns=pod.namespace.name)
+        ip(f"link set {pod.interface} gso_max_size 185000 gro_max_size 185000", netns=watched.host.namespace.name)
+    before = tcp_segments_sent(client)
+    sent = transfer(client, server, server.ipv6, 5000, 2 * PAYLOAD)
+    left, arrived = both_ends(watched, client, server)
+    segments = tcp_segments_sent(client) - before
+    header = ETHERNET + IPV6 + TCP_HEADER
+    assert left.account.buffer_bytes > 70_000 * left.account.buffers
+    assert left.by_protocol == {(TCP, WHOLE): (segments, sent + segments * header + SYN_OPTIONS)}
+    same_as_interfaces(left, arrived)
+
+
 def datagrams(watched: WatchedHost, family: int, payload: bytes, number: int, segment: int = 0) -> None:
     """Send UDP datagrams from the first pod to the second, and see that they all arrive."""
     kind = socket.AF_INET6 if family == 6 else socket.AF_INET

@@ -155,8 +155,8 @@ class FlowTable:
     def offered(self) -> Records:
         """The report under way, REPORT; empty where there is none.
 
-        The same flows in the same order with the same counts until confirm(), whatever is folded meanwhile; last_mono_ns
-        and the flags may be later ones.
+        The same flows in the same order with the same counts until confirm(), whatever is folded meanwhile;
+        last_mono_ns and the flags may be later ones.
         """
         changed = np.flatnonzero(self._outstanding())
         report = np.empty(len(changed), REPORT)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from podwire_agent.layout import FlowDirection, UnsupportedReason
 from podwire_agent.model import IfIndex, Ledger, Records, Traffic
 
 
@@ -22,33 +21,26 @@ def by_interface(keys: Records, stats: Records) -> dict[IfIndex, Traffic]:
     }
 
 
-def by_class(ledger: Ledger) -> dict[str, Traffic]:
-    """What became of everything seen: counted, filtered, overflowed, unsupported by reason.
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The ledgers of one direction, added up."""
 
-    And what of it is estimated, which is no class of its own.
-    """
-    unsupported = {
-        reason.name.lower(): traffic
-        for reason, traffic in zip(UnsupportedReason, ledger.cells.unsupported, strict=True)
-    }
-    return {
-        "seen": ledger.cells.seen,
-        "counted": ledger.counted,
-        "filtered": ledger.cells.filtered,
-        "overflowed": ledger.cells.overflowed,
-        **unsupported,
-        "estimated": ledger.cells.estimated,
-    }
+    seen: Traffic = Traffic()
+    counted: Traffic = Traffic()
+    filtered: Traffic = Traffic()
+    unsupported: Traffic = Traffic()
+    overflowed: Traffic = Traffic()
+    estimated: Traffic = Traffic()
+    """Part of what was seen, not a class of its own."""
 
-
-@dataclass(slots=True)
-class Settled:
-    """The sums of interfaces that are gone, so that totals never fall."""
-
-    totals: dict[FlowDirection, dict[str, Traffic]] = field(default_factory=dict)
-
-    def add(self, ledger: Ledger) -> None:
-        """Take in the last account of an interface."""
-        totals = self.totals.setdefault(ledger.direction, {})
-        for name, traffic in by_class(ledger).items():
-            totals[name] = totals.get(name, Traffic()) + traffic
+    def plus(self, ledger: Ledger) -> Accounts:
+        """With one more interface."""
+        cells = ledger.cells
+        return Accounts(
+            self.seen + cells.seen,
+            self.counted + ledger.counted,
+            self.filtered + cells.filtered,
+            self.unsupported + ledger.unsupported,
+            self.overflowed + cells.overflowed,
+            self.estimated + cells.estimated,
+        )

@@ -160,9 +160,7 @@ class Watch:
     def _ours_is_on(self, interface: Interface) -> bool:
         """Our filter on it proves that the interface is the one that the ledger tells of, not a later one that
         was given the same index."""
-        if any(self._owner.link_pin(interface.index, hook).exists() for hook in HookPoint):
-            return True
-        return any(self._owner.owns(filter_) for _, filter_ in self._control.ours(interface.index))
+        return self._control.holds(interface.index, self._owner)
 
     def _remove(self, indexes: Iterable[IfIndex]) -> None:
         for index in indexes:

@@ -123,7 +123,7 @@ def _accounts(snapshot: Snapshot) -> Table:
     table.add_column("account", no_wrap=True, overflow="ellipsis", max_width=15)
     for arrow in ARROWS.values():
         table.add_column(f"{arrow} seen", justify="right", no_wrap=True)
-    table.add_column("accounted", justify="right", no_wrap=True)
+    table.add_column("accounted\nso far", justify="right", no_wrap=True)
     table.add_column("own counter", overflow="fold", ratio=1)
     interfaces: dict[int, list[Ledger]] = {}
     for ledger in snapshot.ledgers:

@@ -82,11 +82,11 @@ def _largest_conversations(snapshot: Snapshot, history: History) -> Iterator[str
     shown = largest(history.rows, CONVERSATIONS_SHOWN)
     fell_out = f"; {history.forgotten:,} small ones fell out" if history.forgotten else ""
     yield f"The {len(shown)} largest of {len(history.rows):,} conversations{fell_out}"
-    yield f"{'interface':<15} {'':<6} {'pod -> peer, peer -> pod':<25}{'packets':>14}{'bytes':>18}"
+    yield f"{'interface':<15} {'':<8} {'pod ->, peer ->':<25}{'packets':>12}{'bytes':>18}"
     for row in in_words(shown, AddressTexts()):
         name = interface_name(row.ifindex, snapshot.interface_names)
-        yield _direction(f"{name[:15]:<15} {row.protocol[:6]:<6} {row.pod}", row.sent)
-        yield _direction(f"{'':<22} {row.peer}", row.received)
+        yield _direction(f"{name[:15]:<15} {row.protocol[:8]:<8} {row.pod}", row.sent)
+        yield _direction(f"{'':<24} {row.peer}", row.received)
 
 
 def _direction(what: str, traffic: Traffic) -> str:

@@ -196,6 +196,17 @@ def test_a_key_that_comes_twice_is_one_flow() -> None:
     assert traffic_of(report) == [(5, 50), (2, 20)]
 
 
+def test_flows_that_come_again_and_again_keep_the_order_in_which_they_first_came() -> None:
+    flows = [(port, 1) for port in range(3000, 1000, -1)]
+    table = FlowTable(limit=10_000, seed=1)
+    table.fold(FROM_POD, keys_of(flows * 3), stats_of([(1, 1), (2, 2)] * 3000))
+
+    report = report_of(table)
+
+    assert flows_of(report) == [(FROM_POD, flow) for flow in flows]
+    assert traffic_of(report) == [(3, 3), (6, 6)] * 1000
+
+
 def test_the_two_directions_of_a_key_are_two_flows() -> None:
     table = FlowTable(limit=10, seed=1)
     for direction, count in ((FROM_POD, (1, 10)), (TO_POD, (2, 20))):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podwire_agent.core.decode import before_attach, ledger_cells
-from podwire_agent.core.totals import Settled, by_class, by_interface
+from podwire_agent.core.totals import Accounts, by_interface
 from podwire_agent.layout import ATTACHMENT, FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection, UnsupportedReason
 from podwire_agent.model import Buffers, IfIndex, Ledger, Seen, Traffic
 
@@ -81,28 +81,27 @@ def ledger_of(direction: FlowDirection, cells: Seen, counted: Traffic) -> Ledger
     return Ledger("eth0", IfIndex(3), direction, cells, counted, Buffers(), (Buffers(), Buffers()))
 
 
-def test_the_classes_of_a_ledger_add_up_to_what_was_seen() -> None:
+def test_the_accounts_of_several_interfaces_are_their_sums_class_by_class() -> None:
     cells = ledger_cells(counted_up(cpus=1))
-    unsupported = sum(cells.unsupported, Traffic())
-    counted = Traffic(1000, 2000)
-    seen = counted + cells.filtered + cells.overflowed + unsupported
-    ledger = ledger_of(
-        FROM_POD, Seen(seen, cells.filtered, cells.overflowed, cells.unsupported, cells.estimated), counted
+    accounts = Accounts()
+    for counted in (1, 10, 100):
+        accounts = accounts.plus(ledger_of(FROM_POD, cells, Traffic(counted, 2 * counted)))
+
+    assert accounts == Accounts(
+        seen=Traffic(3 * 1, 3 * 2),
+        counted=Traffic(111, 222),
+        filtered=Traffic(3 * 3, 3 * 4),
+        overflowed=Traffic(3 * 5, 3 * 6),
+        unsupported=Traffic(3 * (7 + 9 + 11 + 13 + 15 + 17), 3 * (8 + 10 + 12 + 14 + 16 + 18)),
+        estimated=Traffic(3 * 19, 3 * 20),
     )
 
-    classes = by_class(ledger)
 
-    assert classes.pop("estimated") == cells.estimated
-    assert classes.pop("seen") == sum(classes.values(), Traffic()) == seen
-    assert ledger.unaccounted == Traffic()
-
-
-def test_settled_interfaces_are_added_up_by_direction_and_class() -> None:
+def test_a_ledger_that_adds_up_leaves_nothing_unaccounted_and_one_that_does_not_says_how_much() -> None:
     cells = ledger_cells(counted_up(cpus=1))
-    settled = Settled()
-    for direction, counted in ((FROM_POD, 1), (TO_POD, 10), (FROM_POD, 100)):
-        settled.add(ledger_of(direction, cells, Traffic(counted, counted)))
+    rest = cells.filtered + cells.overflowed + sum(cells.unsupported, Traffic())
+    counted = Traffic(1000, 2000)
+    whole = Seen(counted + rest, cells.filtered, cells.overflowed, cells.unsupported, cells.estimated)
 
-    assert settled.totals[FROM_POD]["counted"] == Traffic(101, 101)
-    assert settled.totals[TO_POD]["counted"] == Traffic(10, 10)
-    assert settled.totals[FROM_POD]["filtered"] == cells.filtered + cells.filtered
+    assert ledger_of(TO_POD, whole, counted).unaccounted == Traffic()
+    assert ledger_of(TO_POD, whole, counted - Traffic(1, 60)).unaccounted == Traffic(1, 60)

@@ -35,7 +35,7 @@ def line_with(text: str, start: str) -> list[str]:
 def test_only_the_final_report_is_written_and_it_tells_the_whole_run() -> None:
     text = written(ledger())
     assert "Monitor shop on node n1" in text
-    assert line_with(text, "veth1           TCP    10.0.0.1:40000")[-2:] == ["20", "1,000,000,005"]
+    assert line_with(text, "veth1           TCP      10.0.0.1:40000")[-2:] == ["20", "1,000,000,005"]
 
 
 def test_an_account_shows_every_class_of_both_directions() -> None:

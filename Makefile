@@ -1,0 +1,81 @@
+# One way in for people and for CI. Every target sets up what it needs; as root, Debian packages too.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/sbin:/sbin
+
+PYTHON_IN_VENV := .venv/bin/python
+OBJECTS := agent/podwire_agent/objects/flow.bpf.o agent/podwire_agent/objects/flow-compat.bpf.o
+C_FILES := $(wildcard bpf/*.c bpf/*.h tests/*/*.c tests/*/*/*.c)
+
+.PHONY: help
+help: ## This list
+	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: packages
+packages:
+	@tools/install-packages
+
+.venv/.made: requirements/dev.txt pyproject.toml tools/make-venv | packages
+	@echo "making .venv"
+	@tools/make-venv
+
+$(OBJECTS) &: bpf/flow.bpf.c $(wildcard bpf/*.h) tools/compile_bpf.py .venv/.made
+	$(PYTHON_IN_VENV) -m tools.compile_bpf
+
+.PHONY: setup
+setup: .venv/.made ## Debian packages (as root), .venv with locked dependencies, the kernel programs
+	@if command -v clang >/dev/null && command -v llvm-strip >/dev/null; then \
+		$(MAKE) --no-print-directory build; \
+	else \
+		echo "bpf/ is not compiled: clang or llvm-strip is missing" >&2; \
+	fi
+
+.PHONY: build
+build: $(OBJECTS) ## The kernel programs, into the agent's package
+
+.PHONY: demo
+demo: setup ## Two pods' real connections, live (DEMO_SECONDS=10 ends by itself)
+	@$(PYTHON_IN_VENV) tools/demo.py
+
+.PHONY: check
+check: setup ## Format, lint, types, import contracts, generated files
+	.venv/bin/ruff format --check --quiet
+	.venv/bin/ruff check --quiet
+	.venv/bin/mypy --no-error-summary
+	.venv/bin/lint-imports --no-logo
+	clang-format --dry-run -Werror $(C_FILES)
+	$(PYTHON_IN_VENV) -m tools.generate_layout --check
+
+.PHONY: test
+test: setup ## All tests this machine can run; PODWIRE_REQUIRE=unit,contract,kernel makes it fail where it cannot
+	$(PYTHON_IN_VENV) -m pytest $(PYTEST_OPTIONS)
+
+.PHONY: bench
+bench: setup ## The budgets, measured side by side (root)
+	@$(PYTHON_IN_VENV) tests/bench/run.py
+
+.PHONY: generate
+generate: setup ## What is generated: layout.py from bpf/flow.h, the JSON Schemas from the lines
+	$(PYTHON_IN_VENV) -m tools.generate_layout
+	$(PYTHON_IN_VENV) -m tools.generate_schemas
+
+.PHONY: format
+format: setup ## Python and C, in place
+	.venv/bin/ruff check --quiet --select I --fix
+	.venv/bin/ruff format --quiet
+	clang-format -i $(C_FILES)
+
+.PHONY: lock
+lock: .venv/.made ## Newer dependencies, with hashes
+	env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL .venv/bin/pip-compile --quiet --no-config --upgrade \
+		--strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-options --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links --extra agent --extra dev \
+		--output-file requirements/dev.txt pyproject.toml
+
+.PHONY: clean
+clean: ## All that make made, but for Debian packages
+	rm -rf .venv build ./*.egg-info agent/*.egg-info agent/podwire_agent/objects
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find agent crds tests tools -name __pycache__ -prune -exec rm -rf {} +
