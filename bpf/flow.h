@@ -32,7 +32,7 @@ enum unsupported_reason {
 	UNSUPPORTED_ARP = 0,		 /* ARP: addresses of its own, no IP */
 	UNSUPPORTED_NOT_IP = 1,		 /* any other EtherType, and 802.3 frames with a length */
 	UNSUPPORTED_TRUNCATED = 2,	 /* a header is cut short */
-	UNSUPPORTED_MALFORMED = 3,	 /* IP version or header length that cannot be */
+	UNSUPPORTED_MALFORMED = 3,	 /* an IP version, a header length or an address that cannot be */
 	UNSUPPORTED_VLAN_DEPTH = 4,	 /* more than VLAN_LIMIT tags in the frame */
 	UNSUPPORTED_EXTENSION_DEPTH = 5, /* more than EXTENSION_LIMIT IPv6 extension headers */
 };
@@ -117,7 +117,7 @@ struct attachment {
 };
 
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key has padding");
-_Static_assert(sizeof(struct flow_stats) == 48 - 8, "flow_stats has padding");
+_Static_assert(sizeof(struct flow_stats) == 40, "flow_stats has padding");
 _Static_assert(sizeof(struct ledger) % 8 == 0, "per-CPU values are multiples of 8 bytes");
 _Static_assert(sizeof(struct attachment) % 8 == 0, "attachment has padding");
 

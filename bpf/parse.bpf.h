@@ -24,6 +24,7 @@
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff /* RFC 791: the rest of frag_off are flags */
 #define IPV6_FRAGMENT_OFFSET 0xfff8 /* RFC 8200 section 4.5 */
+#define JUMBO_OPTION 0xc2	    /* RFC 2675 section 2 */
 #define TCP_MIN_WORDS 5		    /* RFC 9293 section 3.1 */
 
 enum parse_result {
@@ -49,10 +50,12 @@ struct sctp_header { /* RFC 9260 section 3.1 */
 	__be32 checksum;
 };
 
-/* The first two bytes of every IPv6 extension header (RFC 6564), and of AH with another unit. */
+/* How every IPv6 extension header begins (RFC 6564), and AH with another unit of length. */
 struct extension_header {
 	__u8 next_header;
 	__u8 length;
+	__u8 option; /* of hop-by-hop and destination headers */
+	__u8 option_length;
 };
 
 struct fragment_header { /* RFC 8200 section 4.5 */
@@ -65,6 +68,7 @@ struct fragment_header { /* RFC 8200 section 4.5 */
 struct packet {
 	struct flow_key key;
 	__u32 header_bytes; /* Ethernet to L4: what every segment of a super-packet repeats */
+	__u32 unsent_bytes; /* of these, what no segment has */
 	__u8 tcp_flags;
 };
 
@@ -174,6 +178,10 @@ static __always_inline int load_ipv6(struct __sk_buff *skb, struct packet *packe
 				return UNSUPPORTED_EXTENSION_DEPTH;
 			if (bpf_skb_load_bytes(skb, packet->header_bytes, &extension, sizeof(extension)))
 				return UNSUPPORTED_TRUNCATED;
+			/* A BIG TCP super-packet has a jumbo header until it is cut (Linux 5.19). */
+			if (next_header == IPPROTO_HOPOPTS && !extension.length && extension.option == JUMBO_OPTION &&
+			    skb->gso_size)
+				packet->unsent_bytes = 8;
 			/* AH counts words and not the first two (RFC 4302 section 2.2), the others
 			 * eight bytes and not the first. */
 			packet->header_bytes += next_header == IPPROTO_AH ? (extension.length + 2) * 4

@@ -167,7 +167,8 @@ static __always_inline struct wire_units measure(struct __sk_buff *skb, const st
 		if (!plain && egress)
 			units.traffic.bytes = skb->wire_len;
 		else
-			units.traffic.bytes += (units.traffic.packets - 1) * header_bytes;
+			units.traffic.bytes += (units.traffic.packets - 1) * header_bytes -
+					       units.traffic.packets * packet->unsent_bytes;
 	}
 	if (skb->vlan_present)
 		units.traffic.bytes += units.traffic.packets * VLAN_TAG_BYTES;

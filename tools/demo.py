@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,18 +21,27 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "manifests" / "samples" / "demo.yaml"
 AGENT = Path(sys.executable).with_name("podwire-agent")
 TRAFFIC = Path(__file__).with_name("demo_traffic.py")
 
+CHECK = {
+    "apiVersion": "podwire.dev/v1alpha1",
+    "kind": "NetworkMonitor",
+    "metadata": {"name": "check"},
+    "spec": {"pollingPeriod": "1s", "sinks": [{"name": "lines", "stdout": {}}]},
+}
+"""A second monitor beside the sample's: the same packets as JSON lines, from which we judge."""
+
 NETNS = Path("/run/netns")
 OURS = re.compile(r"pw(\d+)-(?:node|client|server)")
 NODE, CLIENT, SERVER = (f"pw{os.getpid()}-{role}" for role in ("node", "client", "server"))
 ADDRESSES = {CLIENT: ("10.90.0.1", "fd00:90::1"), SERVER: ("10.90.0.2", "fd00:90::2")}
 VETHS = {CLIENT: "veth-client", SERVER: "veth-server"}
+PREFIX = ("setpriv", "--pdeathsig", "TERM", "nsenter")
 NO_TERMINAL_S = 15.0
 START_S = 20.0
 END_S = 20.0
@@ -52,7 +62,7 @@ class DemoFailed(Exception):
 
 
 class Lines:
-    """The agent's JSON lines as they come through a pipe: the sums of the flows, and the last ledgers."""
+    """The second monitor's JSON lines as they come through a pipe: the sums of the flows, and the last ledgers."""
 
     def __init__(self) -> None:
         self.counted: defaultdict[Key, Counter[str]] = defaultdict(Counter)
@@ -103,18 +113,12 @@ def run(stop: threading.Event, seconds: float | None) -> int:
         lines = Lines()
         ours, agents = os.pipe()
         collector = threading.Thread(target=lines.collect, args=(ours,))
-        argv: list[str | Path] = [
-            AGENT,
-            "run",
-            "--file",
-            SAMPLE,
-            "--state-dir",
-            state,
-            "--lines",
-            f"/dev/fd/{agents}",
-        ]
+        check = Path(state, "check.yaml")
+        check.write_text(json.dumps(CHECK))  # JSON is YAML
+        argv: list[str | Path] = [AGENT, "run", "--file", SAMPLE, "--file", check, "--state-dir", state]
         argv += ["--node", "demo-node", "--log-level", "warning"]
-        agent = stack.enter_context(process(NODE, argv, pass_fds=[agents]))
+        # The second monitor has the standard output, so the table for people goes to standard error: our terminal.
+        agent = stack.enter_context(process(NODE, argv, stdout=agents, stderr=sys.stdout.fileno()))
         os.close(agents)
         collector.start()
         stack.callback(collector.join)
@@ -191,14 +195,15 @@ def listening() -> bool:
 
 @contextmanager
 def process(
-    netns: str, argv: Sequence[str | Path], *, stdout: int | None = None, pass_fds: Sequence[int] = ()
+    netns: str, argv: Sequence[str | Path], *, stdout: int | None = None, stderr: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program inside a namespace, ended with the block, and with this process however that ends.
 
     In a session of its own: Ctrl-C reaches the demo alone, which ends its programs in the right order.
     """
-    prefix = ["setpriv", "--pdeathsig", "TERM", "nsenter", f"--net={NETNS}/{netns}"]
-    started = subprocess.Popen([*prefix, *argv], stdout=stdout, pass_fds=pass_fds, start_new_session=True)
+    started = subprocess.Popen(
+        [*PREFIX, f"--net={NETNS}/{netns}", *argv], stdout=stdout, stderr=stderr, start_new_session=True
+    )
     try:
         yield started
     finally:
@@ -209,7 +214,8 @@ def still_running(*processes: subprocess.Popen[bytes]) -> None:
     """DemoFailed where one has ended; it has said why on standard error."""
     for each in processes:
         if each.poll() is not None:
-            raise DemoFailed(f"{each.args!r} ended by itself with exit code {each.returncode}")
+            program = shlex.join(map(str, cast("list[str | Path]", each.args)[len(PREFIX) + 1 :]))
+            raise DemoFailed(f"{program} ended by itself with exit code {each.returncode}")
 
 
 def end(running: subprocess.Popen[bytes]) -> None:

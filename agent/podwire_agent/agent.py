@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from podwire_api import CniName, NetworkMonitor, NetworkMonitorSpec
 
+from podwire_agent import checkpoint
 from podwire_agent.clock import SystemClock
 from podwire_agent.cutter import Cutter
 from podwire_agent.endpoint import Endpoint
@@ -28,9 +30,10 @@ from podwire_agent.kernel.datapath import Datapath
 from podwire_agent.kernel.events import InterfaceEvents
 from podwire_agent.kernel.interfaces import Interfaces
 from podwire_agent.kernel.loader import LibbpfLoader, Loader
+from podwire_agent.kernel.predecessor import LAYOUT, Predecessor, left_by_other_layouts, unreadable
 from podwire_agent.kernel.tc import Owner, TrafficControl
 from podwire_agent.kernel.watch import Watch
-from podwire_agent.layout import FlowDirection
+from podwire_agent.layout import FINGERPRINT, FlowDirection
 from podwire_agent.model import MonitorUid
 from podwire_agent.outputs import sinks_for
 from podwire_agent.pipeline import Job, Pipeline
@@ -163,9 +166,11 @@ class Agent:
         spec = resource.spec
         uid = MonitorUid(resource.uid)
         slot = self._state.slot(uid)
+        predecessors = self._predecessors(home / uid, uid, stack)
         datapath = stack.enter_context(Datapath.open(home, uid, loader, spec.max_flows))
         undo = stack.enter_context(ExitStack())
-        if not datapath.adopted:
+        fresh = not (datapath.adopted or predecessors)
+        if fresh:
             undo.callback(self._state.forget, uid)
             undo.callback(datapath.remove)
         watch = Watch(
@@ -187,16 +192,37 @@ class Agent:
             seed=secrets.randbits(63),
         )
         pipeline = Pipeline(job, datapath, watch, outbox, self._clock, self._step_times)
-        pipeline.resume()
+        pipeline.resume(None if fresh else self._saved(uid), predecessors)
         if spec.paused:
             watch.detach()
             log.info("monitor %s is paused: nothing is attached", job.name)
         else:
-            if not datapath.adopted:
+            if fresh:
                 undo.callback(watch.detach)
             watch.scan()
+        pipeline.absorb(predecessors)
         self.monitors[uid] = Monitor(uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox)
         return undo
+
+    def _predecessors(self, directory: Path, uid: MonitorUid, stack: ExitStack) -> list[Predecessor]:
+        """Maps of other layouts; and a description of ours, for successors with another one."""
+        mine = self._state.layout(uid, FINGERPRINT)
+        if not mine.exists():
+            shapes = {name: np.zeros(0, dtype) for name, dtype in LAYOUT.items()}
+            checkpoint.save(mine, checkpoint.Header(self._state.boot_id, FINGERPRINT), shapes)
+        found = []
+        for path in left_by_other_layouts(directory):
+            saved = checkpoint.load(self._state.layout(uid, path.name))
+            if saved is None:
+                raise unreadable(path)
+            layout = {name: shape.dtype for name, shape in saved.sections.items() if isinstance(shape, np.ndarray)}
+            found.append(stack.enter_context(Predecessor(path, layout)))
+        return found
+
+    def _saved(self, uid: MonitorUid) -> checkpoint.Checkpoint | None:
+        """What a former agent saved, of this boot: another one's counted with maps that are gone."""
+        saved = checkpoint.load(self._state.checkpoint(uid))
+        return saved if saved is not None and saved.header.boot_id == self._state.boot_id else None
 
     def state(self) -> AgentState:
         """What a scrape or a probe shows. KernelError."""

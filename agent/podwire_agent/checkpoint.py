@@ -102,12 +102,6 @@ def load(path: Path) -> Checkpoint | None:
         ) from error
 
 
-def remove(path: Path) -> None:
-    """Leave nothing of the checkpoint at `path`, nor of one whose writer was killed."""
-    path.unlink(missing_ok=True)
-    _aside(path).unlink(missing_ok=True)
-
-
 def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.tmp")
 

@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from podwire_api import uid_of_name
+
 from podwire_agent.errors import InterfaceGone, StateError
 from podwire_agent.kernel import bpffs
+from podwire_agent.kernel.claim import sole_directory, sole_name
+from podwire_agent.kernel.clsact import Filter
 from podwire_agent.kernel.datapath import remove_tree
 from podwire_agent.kernel.interfaces import Interfaces
-from podwire_agent.kernel.tc import NAME_PREFIX, TrafficControl, remove_link
-from podwire_agent.model import MonitorUid
+from podwire_agent.kernel.tc import Owner, TrafficControl, remove_link
+from podwire_agent.model import HookPoint, Interface, MonitorUid
 from podwire_agent.state import StateDirectory
 
 
-def clean(state_dir: Path, bpffs_path: Path, uid: MonitorUid | None = None) -> Iterator[str]:
-    """Remove filters, links, pins and state of one monitor, or of all; yields a line for each thing removed.
+def clean(state_dir: Path, bpffs_path: Path, monitor: str | None = None) -> Iterator[str]:
+    """Remove filters, links, pins and state of the monitor of a file, or of all; yields a line for each thing removed.
 
     StateError where an agent is running, or where a monitor is named that left nothing; KernelError.
     """
@@ -26,24 +30,46 @@ def clean(state_dir: Path, bpffs_path: Path, uid: MonitorUid | None = None) -> I
         control = stack.enter_context(TrafficControl())
         interfaces = stack.enter_context(Interfaces())
         pinned = [MonitorUid(path.name) for path in sorted(home.iterdir())] if home.is_dir() else []
-        known = sorted({*pinned, *state.known()})
-        if uid is not None and uid not in known:
-            raise StateError(f"nothing is left of monitor {uid}; known here: {', '.join(known) or 'none'}")
-        for interface in interfaces.all():
-            try:
-                for hook, filter_ in control.ours(interface.index):
-                    if uid is None or filter_.name == f"{NAME_PREFIX}{uid[:8]}":
-                        control.remove(interface.index, hook, filter_)
-                        yield f"filter {filter_.name} from {hook} of {interface.name}"
-            except InterfaceGone:
-                continue
-        for monitor in known if uid is None else [uid]:
-            for link in sorted((home / monitor).glob("link-*")):
+        left = sorted({*pinned, *state.known()})
+        filters = list(_filters(interfaces, control))
+        if monitor is not None:
+            wanted = _owner(MonitorUid(uid_of_name(monitor)), home)
+            left = [uid for uid in left if uid == wanted.uid]
+            filters = [found for found in filters if wanted.owns(found[2])]
+            if not left and not filters:
+                raise StateError(f"nothing is left of a monitor {monitor} of a file; leave --monitor out to remove all")
+        for name in sorted({*(filter_.name for _, _, filter_ in filters), *(_owner(uid, home).name for uid in left)}):
+            stack.enter_context(sole_name(name))
+        for uid in {*left} & {*pinned}:
+            stack.enter_context(sole_directory(home / uid))
+        for interface, hook, filter_ in filters:
+            if control.remove(interface.index, hook, filter_):
+                yield f"filter {filter_.name} from {hook} of {interface.name}"
+        for uid in left:
+            for link in sorted((home / uid).glob("link-*")):
                 remove_link(link)
-                yield f"link {link.name} of monitor {monitor}"
-            if (home / monitor).exists():
-                remove_tree(home / monitor)
-                yield f"pins of monitor {monitor}"
-            state.forget(monitor)
-        if uid is None and home.is_dir() and not any(home.iterdir()):
+                yield f"link {link.name} of monitor {uid}"
+            if (home / uid).exists():
+                remove_tree(home / uid)
+                yield f"pins of monitor {uid}"
+        if monitor is None:
+            state.forget_all()
+        for uid in left if monitor is not None else []:
+            state.forget(uid)
+        if home.is_dir() and not any(home.iterdir()):
             home.rmdir()
+
+
+def _owner(uid: MonitorUid, home: Path) -> Owner:
+    return Owner(uid, 0, home / uid)
+
+
+def _filters(interfaces: Interfaces, control: TrafficControl) -> Iterator[tuple[Interface, HookPoint, Filter]]:
+    """Those of every monitor."""
+    for interface in interfaces.all():
+        try:
+            found = control.ours(interface.index)
+        except InterfaceGone:
+            continue
+        for hook, filter_ in found:
+            yield interface, hook, filter_

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 from typing import NewType
 
 import numpy as np
@@ -114,6 +115,17 @@ class Seen:
     estimated: Traffic = Traffic()
     buffers: Buffers = Buffers()
     tagged_buffers: int = 0
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(
+            self.seen + other.seen,
+            self.filtered + other.filtered,
+            self.overflowed + other.overflowed,
+            tuple(a + b for a, b in zip_longest(self.unsupported, other.unsupported, fillvalue=Traffic())),
+            self.estimated + other.estimated,
+            Buffers(self.buffers.buffers + other.buffers.buffers, self.buffers.bytes + other.buffers.bytes),
+            self.tagged_buffers + other.tagged_buffers,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 
 from podwire_agent import checkpoint
 from podwire_agent.core.decode import before_attach, ledger_cells
-from podwire_agent.core.table import FlowTable
+from podwire_agent.core.table import FlowTable, convert
 from podwire_agent.core.totals import Accounts, by_interface
 from podwire_agent.kernel.datapath import Datapath
+from podwire_agent.kernel.predecessor import Predecessor
 from podwire_agent.kernel.rotation import Frozen, release
 from podwire_agent.kernel.watch import Account, Watch
-from podwire_agent.layout import FINGERPRINT, FlowDirection
-from podwire_agent.model import IfIndex, Ledger, MonitorUid, Snapshot, Traffic
+from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection
+from podwire_agent.model import Buffers, IfIndex, Ledger, MonitorUid, Records, Seen, Snapshot, Traffic
 from podwire_agent.ports import Clock, Outlet, StepObserver
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ IDLE_NS = 120 * 10**9
 
 FROZEN_LIMIT = 8
 """Cut maps that may wait for a slow reader; then the active map goes on, and says so when it overflows."""
+
+
+NEVER = -1
+"""Before the first epoch."""
 
 
 class Step(StrEnum):
@@ -111,7 +116,9 @@ class Pipeline:
         self._frozen: deque[Frozen] = deque()
         self._closing: frozenset[IfIndex] = frozenset()  # gone before the first of the last pair of cuts
         self._table = FlowTable(job.max_flows * FLOW_MEMORY, job.seed)
-        self._epochs = dict.fromkeys(FlowDirection, -1)
+        self._epochs = {FINGERPRINT: dict.fromkeys(FlowDirection, NEVER)}  # the last that was folded, by layout
+        self._absorbed: set[str] = set()  # former layouts whose maps are folded, and may not be removed yet
+        self._carried: dict[tuple[IfIndex, FlowDirection], Seen] = {}  # cells of former layouts
         self._counted: dict[tuple[IfIndex, FlowDirection], Traffic] = {}
         self._settled = dict.fromkeys(FlowDirection, Accounts())  # of interfaces that are gone: totals never fall
         self._settling = threading.Lock()  # an interface is in _settled or among the ledgers, never both or neither
@@ -125,25 +132,40 @@ class Pipeline:
         self._discarded = Traffic()
         self._last_drain_unix_ns = 0
 
-    def resume(self) -> None:
-        """Before anything is attached: take over what a former agent left, and drain what it froze.
+    def resume(self, saved: checkpoint.Checkpoint | None, predecessors: Iterable[Predecessor]) -> None:
+        """Go on where a former agent ended, before anything is attached.
 
-        StateError where its checkpoint cannot be read.
+        `saved`: its checkpoint. `predecessors`: maps of other layouts. KernelError.
         """
-        saved = checkpoint.load(self._job.checkpoint) if self._datapath.adopted else None
-        if saved is not None and saved.header.boot_id == self._job.boot_id:
+        for predecessor in predecessors:
+            for index, attachment in predecessor.attachments().items():
+                if self._datapath.attachment(index) is None:
+                    self._datapath.open_ledger(index)
+                    self._datapath.remember(index, convert(attachment, ATTACHMENT))
+        if saved is not None:
             self._restore(saved)
-        for index in self._leaving:
-            attachment = self._datapath.attachment(index)
-            if attachment is not None and int(attachment["attached_mono_ns"][0]) == self._leaving[index]:
+        self._watch.recognise()
+        for index, attached_mono_ns in self._leaving.items():
+            memory = self._datapath.attachment(index)
+            if memory is not None and int(memory["attached_mono_ns"][0]) == attached_mono_ns:
                 self._watch.settle(index)
         self._leaving = {}
         self._frozen.extend(self._datapath.inherited)
         if self._offer is not None:
             self._outlet.put(self._snapshot(self._offer, self._ledgers(), final=False))
+
+    def absorb(self, predecessors: Sequence[Predecessor]) -> None:
+        """Drain what former agents counted, once no program of theirs is attached any more. KernelError, StateError."""
         for direction in FlowDirection:
-            self.cut(direction)
+            self.cut(direction)  # waits for every program that was still running
+        for predecessor in predecessors:
+            if predecessor.fingerprint not in self._absorbed:
+                self._absorb(predecessor)
         self.drain()
+        for predecessor in predecessors:
+            predecessor.remove()
+            self._absorbed.discard(predecessor.fingerprint)
+            self._epochs.pop(predecessor.fingerprint, None)
 
     def prepare(self, direction: FlowDirection) -> None:
         """Ahead of a cut: make what it needs. KernelError."""
@@ -218,18 +240,30 @@ class Pipeline:
         )
 
     def _fold(self, frozen: Frozen) -> None:
-        if frozen.epoch <= self._epochs[frozen.direction]:
+        epochs = self._epochs[FINGERPRINT]
+        if frozen.epoch <= epochs[frozen.direction]:
             return  # in the checkpoint already: it was only not dropped
         keys, stats = frozen.map.read()
         self._observer.step(Step.READ)
-        flat = stats[:, 0]
-        self._table.fold(frozen.direction, keys, flat)
-        for index, traffic in by_interface(keys, flat).items():
-            account = (index, frozen.direction)
-            self._counted[account] = self._counted.get(account, Traffic()) + traffic
-        self._epochs[frozen.direction] = frozen.epoch
+        self._add(frozen.direction, keys, stats[:, 0])
+        epochs[frozen.direction] = frozen.epoch
         self._map_used[frozen.direction] = len(keys)
         self._observer.step(Step.FOLDED)
+
+    def _absorb(self, predecessor: Predecessor) -> None:
+        epochs = self._epochs.get(predecessor.fingerprint, dict.fromkeys(FlowDirection, NEVER))
+        for direction in FlowDirection:
+            for _, keys, stats in predecessor.flows(direction, epochs[direction]):
+                self._add(direction, convert(keys, FLOW_KEY), convert(stats, FLOW_STATS))
+        for account, cells in predecessor.ledgers().items():
+            self._carried[account] = self._carried.get(account, Seen()) + ledger_cells(convert(cells, LEDGER))
+        self._absorbed.add(predecessor.fingerprint)
+
+    def _add(self, direction: FlowDirection, keys: Records, stats: Records) -> None:
+        self._table.fold(direction, keys, stats)
+        for index, traffic in by_interface(keys, stats).items():
+            account = (index, direction)
+            self._counted[account] = self._counted.get(account, Traffic()) + traffic
 
     def _settle(self, indexes: Iterable[IfIndex]) -> None:
         """Interfaces that were gone before both cuts: their records are all folded."""
@@ -240,6 +274,7 @@ class Pipeline:
             for ledger in ledgers:
                 self._settled[ledger.direction] = self._settled[ledger.direction].plus(ledger)
                 self._counted.pop((ledger.ifindex, ledger.direction), None)
+                self._carried.pop((ledger.ifindex, ledger.direction), None)
             for index in indexes:
                 attachment = self._datapath.attachment(index)
                 self._leaving[index] = 0 if attachment is None else int(attachment["attached_mono_ns"][0])
@@ -289,7 +324,7 @@ class Pipeline:
             interface=account.name,
             ifindex=account.index,
             direction=account.direction,
-            cells=ledger_cells(account.cells),
+            cells=ledger_cells(account.cells) + self._carried.get((account.index, account.direction), Seen()),
             counted=self._counted.get((account.index, account.direction), Traffic()),
             counter=account.counter,
             before_attach=before_attach(account.attachment, account.direction),
@@ -303,7 +338,15 @@ class Pipeline:
             self._job.checkpoint,
             header,
             {
-                "epochs": {direction.name: epoch for direction, epoch in self._epochs.items()},
+                "epochs": [
+                    [fingerprint, direction.name, epoch]
+                    for fingerprint, epochs in self._epochs.items()
+                    for direction, epoch in epochs.items()
+                ],
+                "absorbed": list(self._absorbed),
+                "carried": [
+                    [index, int(direction), asdict(cells)] for (index, direction), cells in self._carried.items()
+                ],
                 "counted": [
                     [index, int(direction), traffic.packets, traffic.bytes]
                     for (index, direction), traffic in self._counted.items()
@@ -321,7 +364,12 @@ class Pipeline:
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         sections: Mapping[str, Any] = saved.sections
-        self._epochs = {FlowDirection[name]: epoch for name, epoch in sections["epochs"].items()}
+        for fingerprint, name, epoch in sections["epochs"]:
+            self._epochs.setdefault(fingerprint, {})[FlowDirection[name]] = epoch
+        self._absorbed = set(sections["absorbed"])
+        self._carried = {
+            (IfIndex(index), FlowDirection(direction)): _seen(cells) for index, direction, cells in sections["carried"]
+        }
         self._counted = {
             (IfIndex(index), FlowDirection(direction)): Traffic(*traffic)
             for index, direction, *traffic in sections["counted"]
@@ -333,3 +381,11 @@ class Pipeline:
         self._sequence, self._polls = report["sequence"], report["polls"]
         self._offer = None if report["offer"] is None else Offer(*report["offer"])
         self._table = FlowTable.restore(sections["flows"], self._job.max_flows * FLOW_MEMORY, self._job.seed)
+
+
+def _seen(cells: Mapping[str, Any]) -> Seen:
+    """What dataclasses.asdict made of a Seen."""
+    traffic = {name: Traffic(**cells[name]) for name in ("seen", "filtered", "overflowed", "estimated")}
+    unsupported = tuple(Traffic(**each) for each in cells["unsupported"])
+    buffers = Buffers(**cells["buffers"])
+    return Seen(**traffic, unsupported=unsupported, buffers=buffers, tagged_buffers=cells["tagged_buffers"])

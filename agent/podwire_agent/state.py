@@ -72,24 +72,41 @@ class StateDirectory:
         """Where the checkpoint of a monitor is."""
         return self.path / f"{uid}.checkpoint"
 
+    def layout(self, uid: MonitorUid, fingerprint: str) -> Path:
+        """Where the layout of a monitor's maps is described, for an agent that has another one."""
+        return self.path / f"{uid}.{fingerprint}.layout"
+
     def slot(self, uid: MonitorUid) -> int:
         """The monitor's slot, given once and kept until `forget`. ResourceError where all are taken."""
         slots = self._slots()
         if uid not in slots:
             free = next((slot for slot in SLOTS if slot not in slots.values()), None)
             if free is None:
-                raise ResourceError(f"more than {len(SLOTS)} monitors on one node; remove one")
+                raise ResourceError(
+                    f"no place for one more monitor: {len(SLOTS)} run or are kept on this node already; "
+                    "give fewer files, or remove one with `podwire-agent cleanup --monitor NAME`"
+                )
             slots[uid] = free
             self._write("slots", slots)
         return slots[uid]
 
     def known(self) -> list[MonitorUid]:
-        """The monitors that have a slot: those that may have left something."""
-        return list(self._slots())
+        """The monitors that may have left something, as far as it can be read."""
+        try:
+            slots = [*self._slots()]
+        except StateError:
+            slots = []
+        return sorted({*slots, *(MonitorUid(path.name.split(".")[0]) for path in self._of_monitors())})
+
+    def forget_all(self) -> None:
+        """Leave nothing but the lock, be it readable or not."""
+        for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace"]:
+            path.unlink(missing_ok=True)
 
     def forget(self, uid: MonitorUid) -> None:
         """Drop the monitor's checkpoint and free its slot."""
-        self.checkpoint(uid).unlink(missing_ok=True)
+        for path in self.path.glob(f"{uid}.*"):
+            path.unlink()
         slots = self._slots()
         if slots.pop(uid, None) is not None:
             self._write("slots", slots)
@@ -97,13 +114,18 @@ class StateDirectory:
             (self.path / "slots").unlink(missing_ok=True)
             (self.path / "namespace").unlink(missing_ok=True)
 
+    def _of_monitors(self) -> list[Path]:
+        return [path for path in self.path.glob("*-*.*") if path.is_file()]
+
     def _slots(self) -> dict[MonitorUid, int]:
         try:
             return dict(json.loads((self.path / "slots").read_text()))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise StateError(f"reading {self.path / 'slots'}: {error}; run `podwire-agent cleanup`") from error
+        except (ValueError, TypeError) as error:
+            raise StateError(
+                f"reading {self.path / 'slots'}: {error}; run `podwire-agent cleanup` to start anew"
+            ) from error
 
     def _check_namespace(self) -> None:
         """Interface indexes mean something in one network namespace only."""
@@ -113,7 +135,7 @@ class StateDirectory:
             there = json.loads((self.path / "namespace").read_text())
         except (FileNotFoundError, ValueError):
             there = here
-        if there != here and self._slots() and not self._any_namespace:
+        if there != here and not self._any_namespace and self._slots():
             raise StateError(
                 f"the state directory {self.path} was begun in another network namespace; "
                 "run the agent there, choose another --state-dir, or remove it with `podwire-agent cleanup`"

@@ -52,8 +52,10 @@ class Node:
         """The options that tell the agent where its state is."""
         return ["--state-dir", str(self.directory / "state"), "--bpffs", str(self.bpffs)]
 
-    def start(self, *options: str, module: str = "podwire_agent.cli", arguments: Sequence[str] = ()) -> Agent:
-        """Start an agent; it is ready when `ready` of the handle says so."""
+    def start(
+        self, *options: str, module: str = "podwire_agent.cli", arguments: Sequence[str] = (), root: Path = ROOT
+    ) -> Agent:
+        """Start an agent, that of the sources in `root`; it is ready when `ready` of the handle says so."""
         self._runs += 1
         lines = self.directory / f"lines-{self._runs:03}"
         errors = self.directory / f"errors-{self._runs:03}"
@@ -62,7 +64,7 @@ class Node:
             *("--listen", "off", *options),
         )
         with lines.open("wb") as out, errors.open("wb") as err:
-            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT, env=environment())
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=root, env=environment(root))
         return Agent(process, errors)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -139,9 +141,9 @@ class Agent:
         return self.process.wait(timeout_s)
 
 
-def environment() -> dict[str, str]:
-    """For processes that import the project from this checkout."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("agent", "crds", ""))}
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """For processes that import the project from the sources in `root`."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in ("agent", "crds", ""))}
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from tests.kernel.running import Flow
 
 SOURCE = Path(__file__).parent / "programs" / "sender.c"
 
+NOBODY = "02:02:02:02:02:02"
+"""A MAC address that no interface has."""
+
 
 @cache
 def sender() -> Path:
@@ -25,11 +28,17 @@ def sender() -> Path:
 
 
 @contextmanager
-def sending(pod: Namespace, frames: int, flows: int, senders: int = 2, rate: int = 0) -> Iterator[list[subprocess.Popen[str]]]:
-    """`senders` processes that share `frames`, each over `flows` flows of its own; ended at the latest on exit."""
+def sending(
+    pod: Namespace, frames: int, flows: int, senders: int = 2, rate: int = 0, destination: str = NOBODY
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """`senders` processes that share `frames`, each over `flows` flows of its own; ended at the latest on exit.
+
+    `rate` in frames a second, 0: as fast as they can. `destination`: a MAC address.
+    """
+    shares = [str(frames // senders), str(flows)]
     processes = [
         subprocess.Popen(
-            pod.command(str(sender()), "eth0", str(frames // senders), str(flows), str(number), str(rate // senders)),
+            pod.command(str(sender()), "eth0", *shares, str(number), str(rate // senders), destination),
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -8,10 +8,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import Traffic
 from podwire_agent.sinks.outbox import OutboxCounters, Tally
-from podwire_agent.core.totals import Accounts
 from podwire_agent.telemetry import (
     AgentState,
     Answer,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
+from podwire_agent.errors import KernelError
+
 
 class Capability(IntEnum):
     """Bits of a capability set (capability.h), those in use."""
@@ -25,3 +27,9 @@ def missing(status: Path = Path("/proc/self/status")) -> list[str]:
     if Capability.SYS_ADMIN in has:
         has.add(Capability.BPF)
     return [f"CAP_{capability.name}" for capability in NEEDED if capability not in has]
+
+
+def require() -> None:
+    """KernelError naming what is missing."""
+    if lacking := missing():
+        raise KernelError(f"this process lacks {' and '.join(lacking)}; run as root or grant {'it' if len(lacking) == 1 else 'them'}")

@@ -68,7 +68,9 @@ class Datapath:
         if not adopted:
             remove_tree(directory)  # begun and never in use
             directory.mkdir(mode=0o700, parents=True)
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as undo:
+            if not adopted:
+                undo.callback(remove_tree, directory)
             pinned = {name: stack.enter_context(_pinned(directory, name)) for name in _SHAPES} if adopted else {}
             loaded = stack.enter_context(loader.load({name: item.fd for name, item in pinned.items()}))
             maps = {
@@ -86,6 +88,7 @@ class Datapath:
             if not adopted:
                 for name in sorted(maps, key=COMMIT_PIN.__eq__):
                     maps[name].pin(directory / name)
+            undo.pop_all()
             self._stack = stack.pop_all()
         return self
 

@@ -47,8 +47,8 @@ class Owner:
         return self.pins / f"link-{index}-{hook}"
 
     def owns(self, filter_: Filter) -> bool:
-        """The filter is this monitor's."""
-        return filter_.name == self.name and filter_.handle == self.slot
+        """The filter is this monitor's, be it of a run that had another slot."""
+        return filter_.name == self.name
 
 
 class TrafficControl:
@@ -85,17 +85,17 @@ class TrafficControl:
             if mine and mine.program_id == program.id():
                 return self._as_it_stands(index, hook, owner)
             if mine:
-                self._clsact.add(index, hook, mine.priority, owner.slot, program.fd, owner.name, replace=True)
+                self._clsact.add(index, hook, mine.priority, mine.handle, program.fd, owner.name, replace=True)
                 return self._verified(interface, hook, program, owner)
             qdisc = self._clsact.qdisc(index)
-            reason = self._against_clsact(qdisc, index, hook, filters, pin)
+            priority = _first_free(filters, owner.slot)
+            reason = self._against_clsact(qdisc, index, hook, filters, priority, pin)
             if reason and tcx.programs(index, hook) is not None:
                 return self._attach_link(index, hook, program, pin, reason)
             if not qdisc:
                 qdisc = self._clsact.add_qdisc(index)
             if hook is HookPoint.EGRESS and qdisc != "clsact":
                 continue
-            priority = _first_free(filters)
             if self._clsact.add(index, hook, priority, owner.slot, program.fd, owner.name, replace=False):
                 return self._verified(interface, hook, program, owner)
         qdisc = self._clsact.qdisc(index)
@@ -119,6 +119,18 @@ class TrafficControl:
         except InterfaceGone:
             return removed
         return removed
+
+    def standing(self, index: IfIndex, hook: HookPoint, program: Program, owner: Owner) -> Attached | None:
+        """How the owner's program stands at the hook; None where it is not there any more. Changes nothing.
+
+        InterfaceGone, AttachError.
+        """
+        pin = owner.link_pin(index, hook)
+        if _is_on(pin, index):
+            return Attached(hook, AttachKind.TCX, hidden_by=_ahead_of_link(index, hook, pin))
+        filters = self._filters(index, hook)
+        mine = next((each for each in filters if owner.owns(each) and each.program_id == program.id()), None)
+        return self._in_its_place(index, hook, owner, filters, mine) if mine is not None else None
 
     def holds(self, index: IfIndex, owner: Owner) -> bool:
         """A program of the owner is on the interface, and so was put there in this life of it. AttachError."""
@@ -150,13 +162,14 @@ class TrafficControl:
             return []
         return filters
 
-    def _against_clsact(self, qdisc: str, index: IfIndex, hook: HookPoint, filters: list[Filter], pin: Path) -> str:
+    def _against_clsact(
+        self, qdisc: str, index: IfIndex, hook: HookPoint, filters: list[Filter], priority: int, pin: Path
+    ) -> str:
         """Why a TCX link is better, in words; "" where it is not."""
         if hook is HookPoint.EGRESS and qdisc == "ingress":
             return "an ingress qdisc is in clsact's place"
         if ahead := _foreign_links(index, hook, pin.parent.parent):
             return f"{ahead[0]} runs before clsact"
-        priority = _first_free(filters)
         if ahead := [
             str(each) for each in filters if not _is_ours(each) and not each.chain and each.priority < priority
         ]:
@@ -202,6 +215,12 @@ class TrafficControl:
         if mine is None:
             self._clsact.qdisc(index)  # raises where the interface is gone
             raise AttachError(f"attaching to {hook} of interface {index}: the filter was taken away at once by another")
+        return self._in_its_place(index, hook, owner, filters, mine)
+
+    @staticmethod
+    def _in_its_place(
+        index: IfIndex, hook: HookPoint, owner: Owner, filters: list[Filter], mine: Filter
+    ) -> Attached:
         earlier = takewhile(lambda each: each is not mine, filters)
         ahead = _foreign_links(index, hook, owner.pins.parent)
         ahead += [str(each) for each in earlier if not _is_ours(each) and not each.chain]
@@ -246,8 +265,9 @@ def _is_ours(filter_: Filter) -> bool:
     return filter_.name.startswith(NAME_PREFIX)
 
 
-def _first_free(filters: list[Filter]) -> int:
-    taken = {each.priority for each in filters if not _is_ours(each)}
+def _first_free(filters: list[Filter], handle: int) -> int:
+    """The first priority where nobody else is, and no other agent of ours has the same handle."""
+    taken = {each.priority for each in filters if not _is_ours(each) or each.handle == handle}
     return next(priority for priority in count(1) if priority not in taken)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from podwire_agent.kernel.tc import Owner, TrafficControl, remove_link
 from podwire_agent.kernel.verifiable import why_not
 from podwire_agent.layout import ATTACHMENT, FlowDirection
 from podwire_agent.model import Attached, Buffers, HookPoint, IfIndex, Interface, InterfaceCounters, Records
+
+log = logging.getLogger(__name__)
 
 Select = Callable[[Interface], Selection]
 """Is an interface watched, and as what."""
@@ -65,18 +68,34 @@ class Watch:
         self._lock = threading.Lock()
         self._watched: dict[IfIndex, Watched] = {}
         self._gone: set[IfIndex] = set()
-        self._recognise()
 
     def select(self, select: Select) -> None:
         """From the next scan on, another choice of interfaces."""
         with self._lock:
             self._select = select
 
+    def recognise(self) -> None:
+        """First of all: tell what a former agent attached to and is there, from what went meanwhile. KernelError."""
+        left = self._datapath.attachments()
+        found = {interface.index: interface for interface in self._interfaces.all()} if left else {}
+        for index in left:
+            interface = found.get(index)
+            if interface is not None and self._ours_is_on(interface):
+                host = self._select(interface).role is Role.HOST
+                self._watched[index] = Watched(interface, host, failure="attached by a former agent")
+            else:
+                self._gone.add(index)
+
     def scan(self) -> None:
-        """Look at every interface: attach to what is new, give up what is gone. KernelError."""
+        """Look at every interface: attach to what is new, give up what is gone, put back what somebody took off.
+
+        KernelError.
+        """
         with self._lock:
             found = {interface.index: interface for interface in self._interfaces.all()}
             self._remove(self._watched.keys() - found.keys())
+            for item in list(self._watched.values()):
+                self._check(item, found[item.interface.index])
             for interface in found.values():
                 self._look_at(interface)
 
@@ -123,17 +142,6 @@ class Watch:
             for item in self._watched.values():
                 for hook in HookPoint:
                     self._control.detach(item.interface.index, hook, self._owner)
-
-    def _recognise(self) -> None:
-        """What a former agent attached to: still there, or gone meanwhile."""
-        left = self._datapath.attachments()
-        found = {interface.index: interface for interface in self._interfaces.all()} if left else {}
-        for index in left:
-            interface = found.get(index)
-            if interface is not None and self._ours_is_on(interface):
-                self._watched[index] = Watched(interface, host=False, failure="attached by a former agent")
-            else:
-                self._gone.add(index)
 
     def _account(
         self,
@@ -184,6 +192,55 @@ class Watch:
             self._watched[index] = Watched(
                 interface, host, item.attached, why_not(interface, item.attached), item.failure
             )
+
+    def _check(self, item: Watched, now: Interface) -> None:
+        """Somebody may have put a program before ours, or taken ours off; or the index may be another interface's,
+        of which no event told."""
+        if item.failure:
+            return
+        index = now.index
+        attached = []
+        for each in item.attached:
+            program = self._datapath.program(item.host, each.hook)
+            if (found := self._control.standing(index, each.hook, program, self._owner)) is not None:
+                attached.append(replace(each, hidden_by=found.hidden_by))
+        if len(attached) == len(item.attached):
+            if tuple(attached) != item.attached:
+                self._watched[index] = replace(item, attached=tuple(attached), unverifiable=why_not(now, attached))
+        elif self._is_another(item, now):
+            self._give_up(index)
+        else:
+            log.warning(
+                "%s: somebody took our programs off; they are put back, and what passed meanwhile is added to "
+                "before_attach; see `tc filter show dev %s ingress` for what else manages it",
+                now.name,
+                now.name,
+            )
+            self._reopen(index)
+            self._watched[index] = replace(item, attached=(), failure="taken off by somebody")
+
+    def _is_another(self, item: Watched, now: Interface) -> bool:
+        """Not the interface that was attached to, but a later one: its counters began anew."""
+        old = item.interface
+        if (old.kind, old.peer_index, old.peer_netns_id) != (now.kind, now.peer_index, now.peer_netns_id):
+            return True
+        counters, memory = self._interfaces.counters(now.index), self._datapath.attachment(now.index)
+        if counters is None or memory is None:
+            return True
+        for direction in FlowDirection:
+            seen = self._datapath.ledger(now.index, direction)
+            before = int(memory["before_low"]["buffers"][0, direction])
+            ours = 0 if seen is None else int(seen["buffers"].sum())
+            if counters.of(_hook_of(direction, item.host)).buffers < before + ours:
+                return True
+        return False
+
+    def _reopen(self, index: IfIndex) -> None:
+        """Have the next attach bound anew what passed while our programs did not run."""
+        memory = self._datapath.attachment(index)
+        if memory is not None:
+            memory["attached_mono_ns"] = 0
+            self._datapath.remember(index, memory)
 
     def _give_up(self, index: IfIndex) -> None:
         for hook in HookPoint:

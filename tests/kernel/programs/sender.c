@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * sender INTERFACE FRAMES FLOWS ID [FRAMES_A_SECOND]
+ * sender INTERFACE FRAMES FLOWS ID [FRAMES_A_SECOND [DESTINATION_MAC]]
  *
  * Sends FRAMES UDP frames of 100 bytes over FLOWS flows, in turn, as fast as it can (or as told): flow f has
  * source 10.ID.f/256.f%256, destination 10.200.0.1, ports 4000 and 5000. Prints how many went out.
@@ -11,6 +11,7 @@
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <netinet/ether.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdint.h>
@@ -42,10 +43,10 @@ static uint16_t ip_checksum(const void *header)
 	return ~(sum + (sum >> 16));
 }
 
-static void fill(struct frame *frame, uint32_t flow, uint32_t id)
+static void fill(struct frame *frame, uint32_t flow, uint32_t id, const struct ether_addr *destination)
 {
 	memset(frame, 0, sizeof(*frame));
-	memset(frame->ethernet.ether_dhost, 0x02, ETH_ALEN);
+	memcpy(frame->ethernet.ether_dhost, destination, ETH_ALEN);
 	memset(frame->ethernet.ether_shost, 0x04, ETH_ALEN);
 	frame->ethernet.ether_type = htons(ETHERTYPE_IP);
 	frame->ip.version = 4;
@@ -83,18 +84,23 @@ int main(int argc, char **argv)
 	static struct mmsghdr messages[BURST];
 	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP)};
 	uint64_t total, flows, rate, sent = 0;
+	struct ether_addr destination;
 	struct timespec start;
 	uint32_t id;
 	int fd;
 
 	if (argc < 5) {
-		fprintf(stderr, "usage: sender INTERFACE FRAMES FLOWS ID [FRAMES_A_SECOND]\n");
+		fprintf(stderr, "usage: sender INTERFACE FRAMES FLOWS ID [FRAMES_A_SECOND [DESTINATION_MAC]]\n");
 		return 2;
 	}
 	total = strtoull(argv[2], NULL, 10);
 	flows = strtoull(argv[3], NULL, 10);
 	id = strtoul(argv[4], NULL, 10);
 	rate = argc > 5 ? strtoull(argv[5], NULL, 10) : 0;
+	if (!ether_aton_r(argc > 6 ? argv[6] : "02:02:02:02:02:02", &destination)) {
+		fprintf(stderr, "%s: not a MAC address\n", argv[6]);
+		return 2;
+	}
 	address.sll_ifindex = if_nametoindex(argv[1]);
 	fd = socket(AF_PACKET, SOCK_RAW, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address))) {
@@ -112,7 +118,7 @@ int main(int argc, char **argv)
 		unsigned int done = 0;
 
 		for (unsigned int i = 0; i < burst; i++)
-			fill(&frames[i], (sent + i) % flows, id);
+			fill(&frames[i], (sent + i) % flows, id, &destination);
 		while (done < burst) {
 			int n = sendmmsg(fd, messages + done, burst - done, 0);
 
