@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The maps. Only this header knows how a map is declared, so that another loader can declare them its way. */
+/* The maps. Only this header knows how a map is declared and named to the kernel: each loader has its way. */
 #ifndef PODWIRE_MAPS_BPF_H
 #define PODWIRE_MAPS_BPF_H
 
@@ -7,6 +7,12 @@
 #include <bpf/bpf_helpers.h>
 
 #include "flow.h"
+
+#ifdef PODWIRE_BCC
+/* Compiled at run time: the maps are there already, made by user space, and each descriptor is a number. */
+#define MAP(name) ((void *)bpf_pseudo_fd(BPF_PSEUDO_MAP_FD, PODWIRE_FD_##name))
+#else
+#define MAP(name) (&(name))
 
 /* flow_key -> flow_stats of one epoch. The program adds; nobody clears: user space puts a fresh map
  * in its place, reads it once nothing writes to it any more, and drops it. This declaration gives the
@@ -47,15 +53,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct attachment);
 } attachments SEC(".maps");
+#endif
 
 static __always_inline struct ledger *ledger_of(const struct ledger_key *key)
 {
-	return bpf_map_lookup_elem(&ledgers, key);
+	return bpf_map_lookup_elem(MAP(ledgers), key);
 }
 
 static __always_inline void *active_flow_map(__u32 direction)
 {
-	return bpf_map_lookup_elem(&flow_slots, &direction);
+	return bpf_map_lookup_elem(MAP(flow_slots), &direction);
 }
 
 #endif

@@ -80,6 +80,11 @@ def _tier(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which loaders the kernel tests run with."""
+    parser.addoption("--loader", default="libbpf,bcc", help="loaders of the kernel tests, by commas (both)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Reads what must not be left out."""
     required = frozenset(name.strip() for name in os.environ.get("PODWIRE_REQUIRE", "").split(",") if name.strip())

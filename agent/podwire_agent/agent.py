@@ -24,9 +24,11 @@ from podwire_agent.clock import SystemClock
 from podwire_agent.cutter import Cutter
 from podwire_agent.endpoint import Endpoint
 from podwire_agent.errors import PodwireError, SinkClosed
-from podwire_agent.kernel import bpffs, probes
+from podwire_agent.kernel import bpffs, capabilities, probes
+from podwire_agent.kernel.bcc_loader import BccLoader
 from podwire_agent.kernel.cni import Selector
-from podwire_agent.kernel.datapath import Datapath
+from podwire_agent.kernel.claim import sole_directory, sole_name
+from podwire_agent.kernel.datapath import Datapath, in_use
 from podwire_agent.kernel.events import InterfaceEvents
 from podwire_agent.kernel.interfaces import Interfaces
 from podwire_agent.kernel.loader import LibbpfLoader, Loader
@@ -38,7 +40,7 @@ from podwire_agent.model import MonitorUid
 from podwire_agent.outputs import sinks_for
 from podwire_agent.pipeline import Job, Pipeline
 from podwire_agent.ports import Sink
-from podwire_agent.settings import Settings
+from podwire_agent.settings import LoaderName, Settings
 from podwire_agent.sinks.outbox import Outbox
 from podwire_agent.state import StateDirectory
 from podwire_agent.telemetry import AgentState, Exposition, MonitorState, StepTimes, health, readiness
@@ -89,9 +91,11 @@ class Monitor:
 
 
 def default_loader(settings: Settings) -> Loader:
-    """libbpf's, with the object that suits this kernel."""
-    name = "flow.bpf.o" if probes.coarse_clock() else "flow-compat.bpf.o"
-    return LibbpfLoader(settings.objects / name)
+    """The one chosen, with the programs that suit this kernel."""
+    coarse_clock = probes.coarse_clock()
+    if settings.loader is LoaderName.BCC:
+        return BccLoader(settings.objects / "bcc", coarse_clock=coarse_clock)
+    return LibbpfLoader(settings.objects / ("flow.bpf.o" if coarse_clock else "flow-compat.bpf.o"))
 
 
 class Agent:
@@ -120,6 +124,7 @@ class Agent:
         """StateError, KernelError, LoadError: then nothing new is left attached."""
         with ExitStack() as stack:
             undo: list[ExitStack] = []
+            capabilities.require()
             self._state = stack.enter_context(StateDirectory(self._settings.state_dir))
             probes.raise_memlock()
             home = bpffs.ensure(self._settings.bpffs)
@@ -165,21 +170,20 @@ class Agent:
         """Bring one monitor up; the stack returned takes down what is new of it, should another one fail."""
         spec = resource.spec
         uid = MonitorUid(resource.uid)
-        slot = self._state.slot(uid)
-        predecessors = self._predecessors(home / uid, uid, stack)
-        datapath = stack.enter_context(Datapath.open(home, uid, loader, spec.max_flows))
+        control = stack.enter_context(TrafficControl())
+        interfaces = stack.enter_context(Interfaces())
         undo = stack.enter_context(ExitStack())
-        fresh = not (datapath.adopted or predecessors)
+        fresh = not in_use(home / uid)
         if fresh:
             undo.callback(self._state.forget, uid)
+        owner = Owner(uid, self._state.slot(uid), home / uid)
+        stack.enter_context(sole_name(owner.name))
+        stack.enter_context(sole_directory(owner.pins))
+        predecessors = self._predecessors(home / uid, uid, stack)
+        datapath = stack.enter_context(Datapath.open(home, uid, loader, spec.max_flows))
+        watch = Watch(datapath, control, interfaces, selector_of(spec).select, owner)
+        if fresh:
             undo.callback(datapath.remove)
-        watch = Watch(
-            datapath,
-            stack.enter_context(TrafficControl()),
-            stack.enter_context(Interfaces()),
-            selector_of(spec).select,
-            Owner(uid, slot, home / uid),
-        )
         outbox = stack.enter_context(Outbox(sink, self._nobody_reads))
         job = Job(
             uid=uid,
@@ -253,9 +257,13 @@ class Agent:
 
     def _watch_interfaces(self) -> None:
         """Follow births and deaths; look at everything once a period, since an event may have told too little."""
-        period_s = min(monitor.period_ns for monitor in self.monitors.values()) / 1e9
+        period_ns = min(monitor.period_ns for monitor in self.monitors.values())
+        scan_mono_ns = self._clock.mono_ns() + period_ns
         while not self._stopping.is_set():
-            changes = self._events.wait(period_s)
+            changes = self._events.wait(max(0, scan_mono_ns - self._clock.mono_ns()) / 1e9)
+            due = self._clock.mono_ns() >= scan_mono_ns
+            if due:
+                scan_mono_ns = self._clock.mono_ns() + period_ns
             for monitor in self.monitors.values():
                 if monitor.paused:
                     continue
@@ -263,7 +271,7 @@ class Agent:
                     monitor.watch.change(changes.changed, changes.removed)
                     # What is removed here may live on elsewhere: a veth's end that moved away makes the other
                     # one a pod's, and the kernel does not tell of that.
-                    if changes.overrun or changes.removed or not changes.changed:
+                    if due or changes.overrun or changes.removed:
                         monitor.watch.scan()
                 except PodwireError as error:
                     log.error("watching interfaces for monitor %s failed, tried again: %s", monitor.name, error)
@@ -271,17 +279,26 @@ class Agent:
     def _finish(self, monitor: Monitor) -> None:
         """The last drain and report. What fails here stays pinned, for `podwire-agent cleanup` or a successor."""
         try:
+            taken = monitor.outbox.wait(LAST_REPORT_S)
             if not self._settings.keep:
                 monitor.watch.detach()
-            monitor.outbox.wait(LAST_REPORT_S)
             for direction in FlowDirection:
                 monitor.pipeline.cut(direction)
             monitor.pipeline.drain(final=True)
-            monitor.outbox.wait(LAST_REPORT_S)
+            taken &= monitor.outbox.wait(LAST_REPORT_S)
             if not self._settings.keep:
                 monitor.datapath.remove()
                 self._state.forget(monitor.uid)
+            if not taken:
+                self.failed = True
+                log.error(
+                    "monitor %s: nobody took its last reports within %g s; %s",
+                    monitor.name,
+                    LAST_REPORT_S,
+                    "the next run repeats them" if self._settings.keep else "what they held is lost",
+                )
         except PodwireError as error:
+            self.failed = True
             log.error("ending monitor %s: %s", monitor.name, error)
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from podwire_api import InvalidResource, NetworkMonitor, load_file, notes, parse_duration, uid_of_name
+from podwire_api import InvalidResource, NetworkMonitor, load_file, notes, parse_duration
 
 from podwire_agent import doctor, state
 from podwire_agent.agent import Agent, selector_of
@@ -21,8 +21,7 @@ from podwire_agent.cleanup import clean
 from podwire_agent.errors import PodwireError, ResourceError
 from podwire_agent.kernel import bpffs
 from podwire_agent.kernel.cni import Selector
-from podwire_agent.model import MonitorUid
-from podwire_agent.settings import DEFAULT_LISTEN, Settings, default_objects
+from podwire_agent.settings import DEFAULT_LISTEN, LoaderName, Settings, default_loader_name, default_objects
 from podwire_agent.unbuilt import refusals, switched_off
 
 log = logging.getLogger("podwire_agent")
@@ -105,9 +104,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _cleanup(options: argparse.Namespace) -> int:
-    uid = MonitorUid(uid_of_name(options.monitor)) if options.monitor else None
     removed = 0
-    for line in clean(options.state_dir, options.bpffs, uid):
+    for line in clean(options.state_dir, options.bpffs, options.monitor):
         print(f"removed {line}")
         removed += 1
     if not removed:
@@ -122,11 +120,19 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _loader(text: str) -> LoaderName:
+    try:
+        return LoaderName(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no loader {text!r}; there are {', '.join(LoaderName)}") from error
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     return Settings(
         state_dir=options.state_dir,
         bpffs=options.bpffs,
         objects=options.objects,
+        loader=getattr(options, "loader", LoaderName.LIBBPF),
         listen=getattr(options, "listen", "off"),
         node=getattr(options, "node", None) or os.uname().nodename,
         keep=getattr(options, "keep", False),
@@ -154,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--node", metavar="NAME", help="the node's name in reports (the host's name)")
     run.add_argument(
         "--listen", default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help=f"health and metrics, or off ({DEFAULT_LISTEN})"
+    )
+    run.add_argument(
+        "--loader",
+        type=_loader,
+        default=default_loader_name(),
+        metavar="{libbpf,bcc}",
+        help="who brings the programs into the kernel (PODWIRE_LOADER, else libbpf)",
     )
     run.add_argument("--keep", action="store_true", help="stay attached at the end; the next run goes on from there")
     run.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")

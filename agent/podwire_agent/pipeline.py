@@ -10,28 +10,26 @@ steps neither loses nor doubles a packet:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from podwire_agent import checkpoint
-from podwire_agent.core.decode import before_attach, ledger_cells
-from podwire_agent.core.table import FlowTable, convert
-from podwire_agent.core.totals import Accounts, by_interface
+from podwire_agent.core.books import Books, Offer
+from podwire_agent.core.decode import before_attach
+from podwire_agent.core.table import convert
+from podwire_agent.core.totals import Accounts
+from podwire_agent.errors import StateError
 from podwire_agent.kernel.datapath import Datapath
 from podwire_agent.kernel.predecessor import Predecessor
 from podwire_agent.kernel.rotation import Frozen, release
 from podwire_agent.kernel.watch import Account, Watch
-from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection
-from podwire_agent.model import Buffers, IfIndex, Ledger, MonitorUid, Records, Seen, Snapshot, Traffic
+from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FlowDirection
+from podwire_agent.model import IfIndex, Ledger, MonitorUid, Snapshot, Traffic
 from podwire_agent.ports import Clock, Outlet, StepObserver
-
-log = logging.getLogger(__name__)
 
 FLOW_MEMORY = 4
 """Flows kept in user space, in multiples of maxFlows: two directions, and those of the epoch before."""
@@ -41,10 +39,6 @@ IDLE_NS = 120 * 10**9
 
 FROZEN_LIMIT = 8
 """Cut maps that may wait for a slow reader; then the active map goes on, and says so when it overflows."""
-
-
-NEVER = -1
-"""Before the first epoch."""
 
 
 class Step(StrEnum):
@@ -73,15 +67,6 @@ class Job:
     checkpoint: Path
     seed: int
     """Of the flow table's hash: a secret of this process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A report on its way: what a repetition needs beside the flows."""
-
-    sequence: int
-    time_unix_ns: int
-    unix_minus_mono_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +100,10 @@ class Pipeline:
         self._observer = observer
         self._frozen: deque[Frozen] = deque()
         self._closing: frozenset[IfIndex] = frozenset()  # gone before the first of the last pair of cuts
-        self._table = FlowTable(job.max_flows * FLOW_MEMORY, job.seed)
-        self._epochs = {FINGERPRINT: dict.fromkeys(FlowDirection, NEVER)}  # the last that was folded, by layout
-        self._absorbed: set[str] = set()  # former layouts whose maps are folded, and may not be removed yet
-        self._carried: dict[tuple[IfIndex, FlowDirection], Seen] = {}  # cells of former layouts
-        self._counted: dict[tuple[IfIndex, FlowDirection], Traffic] = {}
-        self._settled = dict.fromkeys(FlowDirection, Accounts())  # of interfaces that are gone: totals never fall
-        self._settling = threading.Lock()  # an interface is in _settled or among the ledgers, never both or neither
-        self._leaving: dict[IfIndex, int] = {}  # settled, entry still in the kernel: attached_mono_ns
+        self._books = Books(job.max_flows * FLOW_MEMORY, job.seed)
+        self._settling = threading.Lock()  # an interface is settled or among the ledgers, never both or neither
         self._farewells: list[Ledger] = []
-        self._sequence = 0
-        self._offer: Offer | None = None
-        self._polls = 0
+        self._outgoing: Snapshot | None = None  # a report that waits for its checkpoint
         self._map_used = dict.fromkeys(FlowDirection, 0)
         self._cuts_total = self._skipped_cuts_total = self._delayed_reports_total = 0
         self._discarded = Traffic()
@@ -145,27 +122,26 @@ class Pipeline:
         if saved is not None:
             self._restore(saved)
         self._watch.recognise()
-        for index, attached_mono_ns in self._leaving.items():
+        for index, attached_mono_ns in self._books.leaving.items():
             memory = self._datapath.attachment(index)
             if memory is not None and int(memory["attached_mono_ns"][0]) == attached_mono_ns:
                 self._watch.settle(index)
-        self._leaving = {}
+        self._books.leaving.clear()
         self._frozen.extend(self._datapath.inherited)
-        if self._offer is not None:
-            self._outlet.put(self._snapshot(self._offer, self._ledgers(), final=False))
+        if self._books.offer is not None:
+            self._outlet.put(self._snapshot(self._books.offer, self._ledgers(), final=False))
 
     def absorb(self, predecessors: Sequence[Predecessor]) -> None:
         """Drain what former agents counted, once no program of theirs is attached any more. KernelError, StateError."""
         for direction in FlowDirection:
             self.cut(direction)  # waits for every program that was still running
         for predecessor in predecessors:
-            if predecessor.fingerprint not in self._absorbed:
+            if not self._books.has_absorbed(predecessor.fingerprint):
                 self._absorb(predecessor)
         self.drain()
         for predecessor in predecessors:
             predecessor.remove()
-            self._absorbed.discard(predecessor.fingerprint)
-            self._epochs.pop(predecessor.fingerprint, None)
+            self._books.forget_layout(predecessor.fingerprint)
 
     def prepare(self, direction: FlowDirection) -> None:
         """Ahead of a cut: make what it needs. KernelError."""
@@ -194,32 +170,32 @@ class Pipeline:
         cut = list(self._frozen)
         for item in cut:
             self._fold(item)
-        if self._offer is not None and self._outlet.idle:
-            self._table.confirm()
-            self._offer = None
-        now_mono_ns = self._clock.mono_ns()
-        self._table.expire(now_mono_ns, IDLE_NS)
+        if self._books.offer is not None and self._outgoing is None and self._outlet.idle:
+            self._books.flows.confirm()
+            self._books.offer = None
+        self._books.flows.expire(self._clock.mono_ns(), IDLE_NS)
         self._settle(closing)
-        snapshot = self._report(final=final)
-        self._save()
+        self._report(final=final)
+        checkpoint.save(self._job.checkpoint, checkpoint.Header(self._job.boot_id, FINGERPRINT), self._books.sections())
         self._observer.step(Step.SAVED)
         for item in cut:
             release(item)
             self._frozen.popleft()
         with self._settling:
-            for index in self._leaving:
+            for index in self._books.leaving:
                 self._watch.settle(index)
-            self._leaving = {}
+            self._books.leaving.clear()
         self._observer.step(Step.RELEASED)
-        if snapshot is not None:
-            self._outlet.put(snapshot)
+        if self._outgoing is not None:
+            self._outlet.put(self._outgoing)
+            self._outgoing = None
             self._observer.step(Step.HANDED_ON)
         self._last_drain_unix_ns = self._clock.unix_ns()
 
     def accounts(self) -> dict[FlowDirection, Accounts]:
         """The ledgers of all interfaces ever watched, added up, now. From any thread. KernelError."""
         with self._settling:
-            accounts = dict(self._settled)
+            accounts = dict(self._books.settled)
             for ledger in self._ledgers():
                 accounts[ledger.direction] = accounts[ledger.direction].plus(ledger)
             return accounts
@@ -228,8 +204,8 @@ class Pipeline:
         """Figures for metrics and status."""
         rotations = self._datapath.rotations
         return PipelineState(
-            flows=len(self._table),
-            evicted_flows_total=self._table.evicted,
+            flows=len(self._books.flows),
+            evicted_flows_total=self._books.flows.evicted,
             map_used=dict(self._map_used),
             map_capacity={direction: rotations[direction].capacity for direction in FlowDirection},
             cuts_total=self._cuts_total,
@@ -240,66 +216,58 @@ class Pipeline:
         )
 
     def _fold(self, frozen: Frozen) -> None:
-        epochs = self._epochs[FINGERPRINT]
-        if frozen.epoch <= epochs[frozen.direction]:
+        if frozen.epoch <= self._books.last_epoch(frozen.direction):
             return  # in the checkpoint already: it was only not dropped
         keys, stats = frozen.map.read()
         self._observer.step(Step.READ)
-        self._add(frozen.direction, keys, stats[:, 0])
-        epochs[frozen.direction] = frozen.epoch
+        self._books.fold(frozen.direction, frozen.epoch, keys, stats[:, 0])
         self._map_used[frozen.direction] = len(keys)
         self._observer.step(Step.FOLDED)
 
     def _absorb(self, predecessor: Predecessor) -> None:
-        epochs = self._epochs.get(predecessor.fingerprint, dict.fromkeys(FlowDirection, NEVER))
-        for direction in FlowDirection:
-            for _, keys, stats in predecessor.flows(direction, epochs[direction]):
-                self._add(direction, convert(keys, FLOW_KEY), convert(stats, FLOW_STATS))
-        for account, cells in predecessor.ledgers().items():
-            self._carried[account] = self._carried.get(account, Seen()) + ledger_cells(convert(cells, LEDGER))
-        self._absorbed.add(predecessor.fingerprint)
+        fingerprint = predecessor.fingerprint
+        flows = [
+            (direction, keys, stats)
+            for direction in FlowDirection
+            for keys, stats in predecessor.flows(direction, self._books.last_epoch(direction, fingerprint))
+        ]
+        self._books.absorb(fingerprint, flows, predecessor.ledgers())
 
-    def _add(self, direction: FlowDirection, keys: Records, stats: Records) -> None:
-        self._table.fold(direction, keys, stats)
-        for index, traffic in by_interface(keys, stats).items():
-            account = (index, direction)
-            self._counted[account] = self._counted.get(account, Traffic()) + traffic
-
-    def _settle(self, indexes: Iterable[IfIndex]) -> None:
+    def _settle(self, indexes: frozenset[IfIndex]) -> None:
         """Interfaces that were gone before both cuts: their records are all folded."""
         if not indexes:
             return
-        ledgers = [ledger for ledger in self._ledgers() if ledger.ifindex in indexes]
+        ledgers = [replace(ledger, gone=True) for ledger in self._ledgers() if ledger.ifindex in indexes]
+        memories = {index: self._datapath.attachment(index) for index in indexes}
         with self._settling:
-            for ledger in ledgers:
-                self._settled[ledger.direction] = self._settled[ledger.direction].plus(ledger)
-                self._counted.pop((ledger.ifindex, ledger.direction), None)
-                self._carried.pop((ledger.ifindex, ledger.direction), None)
-            for index in indexes:
-                attachment = self._datapath.attachment(index)
-                self._leaving[index] = 0 if attachment is None else int(attachment["attached_mono_ns"][0])
+            self._books.settle(
+                ledgers,
+                {index: 0 if each is None else int(each["attached_mono_ns"][0]) for index, each in memories.items()},
+            )
         self._farewells += ledgers
         self._closing = frozenset()
 
-    def _report(self, *, final: bool) -> Snapshot | None:
-        self._polls += 1
-        self._table.evict()
-        crowded = self._table.over_limit()
-        if not (final or crowded or self._polls >= self._job.report_every):
-            return None
-        if self._offer is not None:
+    def _report(self, *, final: bool) -> None:
+        """Offer what is unreported when it is time, one report at a time: while one is under way, the next grows."""
+        books = self._books
+        books.polls += 1
+        books.flows.evict()
+        crowded = books.flows.over_limit()
+        if not (final or crowded or books.polls >= self._job.report_every):
+            return
+        if books.offer is not None:
             self._delayed_reports_total += 1
             if crowded:
-                self._discarded += self._table.discard()
-                self._table.evict()
-            return None
+                self._discarded += books.flows.discard()
+                books.flows.evict()
+            return
         now_unix_ns = self._clock.unix_ns()
-        self._offer = Offer(self._sequence, now_unix_ns, now_unix_ns - self._clock.mono_ns())
-        self._sequence += self._table.offer()
-        self._polls = 0
+        books.offer = Offer(books.sequence, now_unix_ns, now_unix_ns - self._clock.mono_ns())
+        books.sequence += books.flows.offer()
+        books.polls = 0
         ledgers = [*self._farewells, *self._ledgers()]
         self._farewells = []
-        return self._snapshot(self._offer, ledgers, final=final)
+        self._outgoing = self._snapshot(books.offer, ledgers, final=final)
 
     def _snapshot(self, offer: Offer, ledgers: list[Ledger], *, final: bool) -> Snapshot:
         return Snapshot(
@@ -310,82 +278,34 @@ class Pipeline:
             sequence=offer.sequence,
             time_unix_ns=offer.time_unix_ns,
             unix_minus_mono_ns=offer.unix_minus_mono_ns,
-            flows=self._table.offered(),
+            flows=self._books.flows.offered(),
             interface_names={ledger.ifindex: ledger.interface for ledger in ledgers},
             ledgers=tuple(ledgers),
             final=final,
         )
 
     def _ledgers(self) -> list[Ledger]:
-        return [self._ledger(account) for account in self._watch.accounts() if account.index not in self._leaving]
+        leaving = self._books.leaving
+        return [self._ledger(account) for account in self._watch.accounts() if account.index not in leaving]
 
     def _ledger(self, account: Account) -> Ledger:
+        key = (account.index, account.direction)
         return Ledger(
             interface=account.name,
             ifindex=account.index,
             direction=account.direction,
-            cells=ledger_cells(account.cells) + self._carried.get((account.index, account.direction), Seen()),
-            counted=self._counted.get((account.index, account.direction), Traffic()),
+            cells=self._books.cells(key, account.cells),
+            counted=self._books.counted.get(key, Traffic()),
             counter=account.counter,
             before_attach=before_attach(account.attachment, account.direction),
             unverifiable=account.unverifiable,
-            gone=account.gone,
-        )
-
-    def _save(self) -> None:
-        header = checkpoint.Header(boot_id=self._job.boot_id, fingerprint=FINGERPRINT)
-        checkpoint.save(
-            self._job.checkpoint,
-            header,
-            {
-                "epochs": [
-                    [fingerprint, direction.name, epoch]
-                    for fingerprint, epochs in self._epochs.items()
-                    for direction, epoch in epochs.items()
-                ],
-                "absorbed": list(self._absorbed),
-                "carried": [
-                    [index, int(direction), asdict(cells)] for (index, direction), cells in self._carried.items()
-                ],
-                "counted": [
-                    [index, int(direction), traffic.packets, traffic.bytes]
-                    for (index, direction), traffic in self._counted.items()
-                ],
-                "leaving": [[index, mono_ns] for index, mono_ns in self._leaving.items()],
-                "settled": {direction.name: asdict(accounts) for direction, accounts in self._settled.items()},
-                "report": {
-                    "sequence": self._sequence,
-                    "polls": self._polls,
-                    "offer": None if self._offer is None else astuple(self._offer),
-                },
-                "flows": self._table.rows(),
-            },
         )
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        sections: Mapping[str, Any] = saved.sections
-        for fingerprint, name, epoch in sections["epochs"]:
-            self._epochs.setdefault(fingerprint, {})[FlowDirection[name]] = epoch
-        self._absorbed = set(sections["absorbed"])
-        self._carried = {
-            (IfIndex(index), FlowDirection(direction)): _seen(cells) for index, direction, cells in sections["carried"]
-        }
-        self._counted = {
-            (IfIndex(index), FlowDirection(direction)): Traffic(*traffic)
-            for index, direction, *traffic in sections["counted"]
-        }
-        self._leaving = {IfIndex(index): mono_ns for index, mono_ns in sections["leaving"]}
-        for name, accounts in sections["settled"].items():
-            self._settled[FlowDirection[name]] = Accounts(**{key: Traffic(**value) for key, value in accounts.items()})
-        report = sections["report"]
-        self._sequence, self._polls = report["sequence"], report["polls"]
-        self._offer = None if report["offer"] is None else Offer(*report["offer"])
-        self._table = FlowTable.restore(sections["flows"], self._job.max_flows * FLOW_MEMORY, self._job.seed)
-
-
-def _seen(cells: Mapping[str, Any]) -> Seen:
-    """What dataclasses.asdict made of a Seen."""
-    traffic = {name: Traffic(**cells[name]) for name in ("seen", "filtered", "overflowed", "estimated")}
-    unsupported = tuple(Traffic(**each) for each in cells["unsupported"])
-    buffers = Buffers(**cells["buffers"])
-    return Seen(**traffic, unsupported=unsupported, buffers=buffers, tagged_buffers=cells["tagged_buffers"])
+        try:
+            self._books = Books.restore(saved.sections, self._job.max_flows * FLOW_MEMORY, self._job.seed)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StateError(
+                f"the checkpoint {self._job.checkpoint} holds not what this version expects ({error}); "
+                "run `podwire-agent cleanup` to start anew"
+            ) from error

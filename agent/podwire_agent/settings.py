@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +13,18 @@ from podwire_agent import state
 from podwire_agent.kernel import bpffs
 
 DEFAULT_LISTEN = "127.0.0.1:9437"
+
+
+class LoaderName(StrEnum):
+    """Who brings the programs into the kernel."""
+
+    LIBBPF = "libbpf"
+    BCC = "bcc"
+
+
+def default_loader_name(environ: Mapping[str, str] = os.environ) -> str:
+    """PODWIRE_LOADER, which may be no LoaderName; else libbpf."""
+    return environ.get("PODWIRE_LOADER", "") or LoaderName.LIBBPF
 
 
 def default_objects(environ: Mapping[str, str] = os.environ) -> Path:
@@ -26,7 +39,8 @@ class Settings:
     state_dir: Path = state.DEFAULT
     bpffs: Path = bpffs.DEFAULT
     objects: Path = field(default_factory=default_objects)
-    """The directory of the compiled programs."""
+    """The directory of the compiled programs, and below bcc/ of their sources."""
+    loader: LoaderName = LoaderName.LIBBPF
     listen: str = DEFAULT_LISTEN
     """Address and port of /healthz, /readyz and /metrics; "off" for none."""
     node: str = field(default_factory=lambda: os.uname().nodename)

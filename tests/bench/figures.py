@@ -26,7 +26,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """ "ok" or "over"; "" where there is no budget."""
+        """In a word; "" where there is no budget."""
         return "" if self.ratio is None else "ok" if self.ratio <= 1 else "over"
 
 

@@ -9,10 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from podwire_agent.settings import LoaderName
+from tests.kernel.agent_fixtures import bare_place as bare_place
+from tests.kernel.agent_fixtures import place as place
 from tests.kernel.datapath_fixtures import datapath as datapath
 from tests.kernel.datapath_fixtures import loaded_datapath as loaded_datapath
 from tests.kernel.datapath_fixtures import objects as objects
+from tests.kernel.loaders import agents_loader as agents_loader
+from tests.kernel.loaders import bcc_tree as bcc_tree
+from tests.kernel.loaders import loader as loader
+from tests.kernel.loaders import loader_name as loader_name
 from tests.kernel.netns import Host, remove_leftovers
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that depends on the loader runs with each."""
+    if "loader_name" in metafunc.fixturenames:
+        names = [LoaderName(name) for name in metafunc.config.getoption("--loader").split(",")]
+        metafunc.parametrize("loader_name", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from podwire_agent import layout
-from podwire_agent.kernel.loader import LibbpfLoader, Loaded
+from podwire_agent.kernel.loader import Loaded, Loader
 from podwire_agent.kernel.objects import Map
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import Records
@@ -140,9 +140,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def loaded_datapath(objects: dict[str, Path]) -> Iterator[Datapath]:
-    """Loaded once; use `datapath`."""
-    with Datapath(LibbpfLoader(objects["flow.bpf.o"]).load({})) as made:
+def loaded_datapath(loader: Loader) -> Iterator[Datapath]:
+    """Loaded once by each loader; use `datapath`."""
+    with Datapath(loader.load({})) as made:
         yield made
 
 

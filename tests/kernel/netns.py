@@ -169,6 +169,11 @@ class Namespace:
         fields = {name.strip(): numbers.split() for name, numbers in (line.split(":", 1) for line in lines)}[interface]
         return LinkCounters(*(int(fields[column]) for column in (0, 1, 3, 8, 9, 11)))
 
+    def interfaces(self) -> dict[str, int]:
+        """Name -> ifindex of every interface inside."""
+        with self.entered():
+            return {name: index for index, name in socket.if_nameindex()}
+
     def index(self, interface: str) -> int:
         """The ifindex of an interface inside; OSError where there is none."""
         with self.entered():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ from podwire_agent.kernel.tc import Owner, TrafficControl
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import HookPoint, MonitorUid
 from podwire_agent.settings import default_objects
-from tests.kernel.netns import Host, Pod
-from tests.kernel.running import Flow, Node, node
+from tests.kernel.netns import Host, Pod, eventually
+from tests.kernel.running import Flow, node
 from tests.kernel.sending import sending, sent_by
 
 FRAMES = 2_000_000
@@ -45,19 +46,6 @@ def flows_of_table(rows: Any) -> Counter[Flow]:
     for address, packets in zip(addresses, rows["packets"].tolist(), strict=True):
         found[address, "10.200.0.1", 4000, 5000, "UDP"] += packets
     return found
-
-
-def identity_holds(node: Node, host: Host, *interfaces: str) -> None:
-    """The ledger's two identities, from the lines of the agent's last run, on quiet interfaces."""
-    ledgers = node.last_ledgers()
-    for interface in interfaces:
-        counters = host.namespace.counters(interface)
-        for direction, counter in (("from_pod", counters.rx_packets), ("to_pod", counters.tx_packets)):
-            line = ledgers[interface, direction]
-            parts = [line[name]["packets"] for name in ("counted", "filtered", "unsupported", "overflowed")]
-            assert line["seen"]["packets"] == sum(parts), (interface, direction, line)
-            low, high = (line["before_attach"][bound]["buffers"] for bound in ("low", "high"))
-            assert low <= counter - line["seen"]["buffers"] <= high, (interface, direction, line, counter)
 
 
 def test_two_million_frames_drained_without_pause_are_all_there_flow_by_flow(
@@ -119,7 +107,7 @@ def test_an_agent_killed_and_restarted_five_times_at_random_loses_and_doubles_no
                 each.wait()
         host.settle()
         assert agent.stop() == 0, agent.errors.read_text()
-        identity_holds(place, host, "veth1")
+        place.identity_holds()
         assert place.flows_of_lines()["from_pod"] == sent_by(FRAMES, FLOWS)
         assert place.pins() == []
         assert place.filters() == ""
@@ -146,7 +134,7 @@ def test_an_agent_killed_after_any_step_of_a_tick_loses_and_doubles_nothing(
                 each.wait()
         host.settle()
         assert agent.stop() == 0, agent.errors.read_text()
-        identity_holds(place, host, "veth1")
+        place.identity_holds()
         assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows)
 
 
@@ -183,7 +171,30 @@ def test_what_an_agent_kept_attached_is_taken_over_by_the_next(lone_pod: tuple[H
         agent = place.start()
         agent.ready()
         assert agent.stop() == 0
-        identity_holds(place, host, "veth1")
+        place.identity_holds()
         assert place.flows_of_lines()["from_pod"] == sent_by(10_000, 10)
         assert place.pins() == []
         assert np.sum([path.stat().st_size for path in (place.directory / "state").glob("*.checkpoint")]) == 0
+
+
+def test_a_full_state_directory_delays_and_loses_nothing(lone_pod: tuple[Host, Pod]) -> None:
+    host, pod = lone_pod
+    frames, flows = 40_000, 2_000
+    with node(host.namespace) as place:
+        state = place.directory / "state"
+        state.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "pw-state", state], check=True)
+        try:
+            agent = place.start()
+            agent.ready()
+            with sending(pod.namespace, frames, flows) as senders:
+                for each in senders:
+                    each.wait()
+            eventually(lambda: "make room for it" in agent.errors.read_text(), "the checkpoint does not fit", 10)
+            subprocess.run(["mount", "-o", "remount,size=64m", state], check=True)
+            host.settle()
+            assert agent.stop() == 0, agent.errors.read_text()
+        finally:
+            subprocess.run(["umount", state], check=True)
+        place.identity_holds()
+        assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows)

@@ -13,7 +13,6 @@ import pytest
 from tests.kernel.netns import Host, Pod
 from tests.kernel.running import ROOT, environment, node
 from tests.kernel.sending import sending, sent_by
-from tests.kernel.test_exactness import identity_holds
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_an_agent_with_another_layout_is_succeeded_and_succeeds_again_under_traf
             agent = place.start()
             agent.ready()
             assert agent.stop() == 0, agent.errors.read_text()
-        identity_holds(place, host, "veth1")
+        place.identity_holds()
         assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows)
         assert place.pins() == []
 
@@ -95,7 +94,7 @@ def test_a_successor_with_another_layout_killed_on_the_way_is_succeeded_too(
                 each.wait()
         host.settle()
         assert agent.stop() == 0, agent.errors.read_text()
-        identity_holds(place, host, "veth1")
+        place.identity_holds()
         assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows)
 
 

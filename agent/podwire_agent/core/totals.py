@@ -21,16 +21,19 @@ def by_interface(keys: Records, stats: Records) -> dict[IfIndex, Traffic]:
     }
 
 
+NOTHING = Traffic()
+
+
 @dataclass(frozen=True, slots=True)
 class Accounts:
     """The ledgers of one direction, added up."""
 
-    seen: Traffic = Traffic()
-    counted: Traffic = Traffic()
-    filtered: Traffic = Traffic()
-    unsupported: Traffic = Traffic()
-    overflowed: Traffic = Traffic()
-    estimated: Traffic = Traffic()
+    seen: Traffic = NOTHING
+    counted: Traffic = NOTHING
+    filtered: Traffic = NOTHING
+    unsupported: Traffic = NOTHING
+    overflowed: Traffic = NOTHING
+    estimated: Traffic = NOTHING
     """Part of what was seen, not a class of its own."""
 
     def plus(self, ledger: Ledger) -> Accounts:

@@ -14,7 +14,7 @@ import numpy as np
 
 from podwire_agent.errors import StateError
 from podwire_agent.kernel.loader import Loader
-from podwire_agent.kernel.objects import Map, Program, UpdateFlag
+from podwire_agent.kernel.objects import Map, Program, UpdateFlag, sum_over_cpus
 from podwire_agent.kernel.rotation import SLOT, Frozen, Rotation
 from podwire_agent.layout import (
     ATTACHMENT,
@@ -112,13 +112,9 @@ class Datapath:
             zero = np.zeros(self._ledgers.copies, LEDGER)
             self._ledgers.update(_ledger_key(index, direction), zero, UpdateFlag.NOEXIST)
 
-    def ledgers(self) -> dict[tuple[IfIndex, FlowDirection], Records]:
-        """Every ledger's cells: LEDGER of shape (cpus,)."""
-        keys, values = self._ledgers.read()
-        return {
-            (IfIndex(int(key["ifindex"])), FlowDirection(int(key["direction"]))): cells
-            for key, cells in zip(keys, values, strict=True)
-        }
+    def ledgers(self) -> dict[tuple[IfIndex, FlowDirection], np.void]:
+        """Every ledger's cells: one LEDGER each, summed over the CPUs."""
+        return by_account(*self._ledgers.read())
 
     def close_ledger(self, index: IfIndex) -> None:
         """Drop the interface's cells and what was remembered of it: after they are in a checkpoint."""
@@ -135,9 +131,10 @@ class Datapath:
         """What is remembered of one interface: ATTACHMENT of shape (1,)."""
         return self._attachments.lookup(np.array([index], INDEX))
 
-    def ledger(self, index: IfIndex, direction: FlowDirection) -> Records | None:
-        """The cells of one interface and direction: LEDGER of shape (cpus,)."""
-        return self._ledgers.lookup(_ledger_key(index, direction))
+    def ledger(self, index: IfIndex, direction: FlowDirection) -> np.void | None:
+        """The cells of one interface and direction: a LEDGER, summed over the CPUs."""
+        cells = self._ledgers.lookup(_ledger_key(index, direction))
+        return None if cells is None else sum_over_cpus(cells[np.newaxis])[0]
 
     def remember(self, index: IfIndex, attachment: Records) -> None:
         """Store an ATTACHMENT of shape (1,). KernelError where there is no room."""
@@ -155,6 +152,15 @@ _SHAPES: Mapping[str, tuple[np.dtype[Any], np.dtype[Any], bool]] = {
 }
 
 
+def by_account(keys: Records, values: Records) -> dict[tuple[IfIndex, FlowDirection], np.void]:
+    """Entries of a map of ledgers, summed over the CPUs."""
+    indexes, directions = keys["ifindex"].tolist(), keys["direction"].tolist()
+    return {
+        (IfIndex(index), FlowDirection(direction)): cells
+        for index, direction, cells in zip(indexes, directions, sum_over_cpus(values), strict=True)
+    }
+
+
 def _pinned(directory: Path, name: str) -> Map:
     key, value, per_cpu = _SHAPES[name]
     return Map.pinned(directory / name, key, value, per_cpu=per_cpu)
@@ -162,6 +168,11 @@ def _pinned(directory: Path, name: str) -> Map:
 
 def _ledger_key(index: IfIndex, direction: FlowDirection) -> Records:
     return np.array([(index, direction)], LEDGER_KEY)
+
+
+def in_use(pins: Path) -> bool:
+    """A datapath of whatever layout was left in a monitor's directory."""
+    return any(pins.glob(f"*/{COMMIT_PIN}"))
 
 
 def remove_tree(directory: Path) -> None:

@@ -101,5 +101,10 @@ def _refusal(path: Path, number: int, log: str) -> str:
     attempt = f"loading {path.name} into the kernel: {os.strerror(number)}"
     if number in (errno.EPERM, errno.EACCES) and not log.strip():
         return f"{attempt}; the agent needs CAP_BPF and CAP_NET_ADMIN (or root)"
+    return f"{attempt}; the verifier's last words: {last_words(log)}"
+
+
+def last_words(log: str) -> str:
+    """The last line of a verifier's log that says why."""
     words = [line for line in log.splitlines() if line.strip() and not line.startswith(("processed", "verification"))]
-    return f"{attempt}; the verifier's last words: {words[-1].strip() if words else 'none'}"
+    return words[-1].strip() if words else "none"

@@ -29,6 +29,13 @@ class MapType(IntEnum):
     ARRAY_OF_MAPS = 12
 
 
+class MapFlag(IntEnum):
+    """Flags of a map's making."""
+
+    NONE = 0
+    NO_PREALLOC = 1
+
+
 class UpdateFlag(IntEnum):
     """Flags of an element's update."""
 
@@ -41,6 +48,13 @@ def possible_cpus() -> int:
     """CPUs that a per-CPU value has a copy for: the possible ones, not those online."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").rsplit("-", 1)[-1]
     return int(last) + 1
+
+
+def sum_over_cpus(values: Records) -> Records:
+    """Entries of a per-CPU map whose values are uint64 throughout, shape (n, cpus) -> shape (n,), exact modulo 2^64."""
+    words = np.ascontiguousarray(values).view(np.uint64).reshape(*values.shape, values.dtype.itemsize // 8)
+    summed: Records = words.sum(axis=1, dtype=np.uint64).view(values.dtype).reshape(len(values))
+    return summed
 
 
 def refuse(attempt: str, code: int) -> NoReturn:
@@ -115,13 +129,14 @@ class Map(Descriptor):
         entries: int,
         kind: MapType = MapType.HASH,
         inner: Map | None = None,
+        flags: MapFlag = MapFlag.NONE,
     ) -> Self:
         """A new map of `entries` entries; `inner` gives the shape of the maps in a map of maps. KernelError."""
-        opts = MapCreateOpts(sz=ct.sizeof(MapCreateOpts), inner_map_fd=inner.fd if inner else 0)
+        opts = MapCreateOpts(sz=ct.sizeof(MapCreateOpts), inner_map_fd=inner.fd if inner else 0, map_flags=flags)
         fd = library().bpf_map_create(kind, name.encode()[:15], key.itemsize, value.itemsize, entries, ct.byref(opts))
         if fd < 0:
             refuse(f"making the map {name} of {entries} entries", fd)
-        return cls(fd, key, value)
+        return cls(fd, key, value, per_cpu=kind is MapType.PERCPU_HASH)
 
     @classmethod
     def pinned(cls, path: Path, key: np.dtype[Any], value: np.dtype[Any], *, per_cpu: bool = False) -> Self:

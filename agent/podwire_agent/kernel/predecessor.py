@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from podwire_agent.errors import StateError
-from podwire_agent.kernel.datapath import COMMIT_PIN, remove_tree
+from podwire_agent.kernel.datapath import COMMIT_PIN, by_account, remove_tree
 from podwire_agent.kernel.objects import Map
 from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FLOW_KEY, FLOW_STATS, LEDGER, LEDGER_KEY, FlowDirection
 from podwire_agent.model import IfIndex, Records
@@ -52,16 +52,12 @@ class Predecessor:
         keys, values = self._attachments.read()
         return {IfIndex(int(key)): value for key, value in zip(keys, values, strict=True)}
 
-    def ledgers(self) -> dict[tuple[IfIndex, FlowDirection], Records]:
-        """Its cells: its LEDGER, shape (cpus,) each. Final once no program of its is attached."""
-        keys, values = self._ledgers.read()
-        return {
-            (IfIndex(int(key["ifindex"])), FlowDirection(int(key["direction"]))): cells
-            for key, cells in zip(keys, values, strict=True)
-        }
+    def ledgers(self) -> dict[tuple[IfIndex, FlowDirection], np.void]:
+        """Its cells: one of its LEDGER each, summed. Final once no program of its is attached."""
+        return by_account(*self._ledgers.read())
 
-    def flows(self, direction: FlowDirection, after_epoch: int) -> list[tuple[int, Records, Records]]:
-        """The epochs later than `after_epoch`, oldest first: number, its FLOW_KEY and FLOW_STATS, flat."""
+    def flows(self, direction: FlowDirection, after_epoch: int) -> list[tuple[Records, Records]]:
+        """The epochs later than `after_epoch`, oldest first: its FLOW_KEY and FLOW_STATS, flat."""
         pattern = re.compile(rf"{direction.name.lower()}-(\d+)")
         pinned = sorted(
             int(match[1]) for path in self._directory.iterdir() if (match := pattern.fullmatch(path.name)) is not None
@@ -70,7 +66,7 @@ class Predecessor:
         for epoch in pinned:
             if epoch > after_epoch:
                 keys, stats = self._map(f"{direction.name.lower()}-{epoch}", "flow_key", "flow_stats").read()
-                found.append((epoch, keys, stats[:, 0]))
+                found.append((keys, stats[:, 0]))
         return found
 
     def remove(self) -> None:

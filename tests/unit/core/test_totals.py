@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from podwire_agent.core.decode import before_attach, ledger_cells
 from podwire_agent.core.totals import Accounts, by_interface
+from podwire_agent.kernel.objects import sum_over_cpus
 from podwire_agent.layout import ATTACHMENT, FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection, UnsupportedReason
-from podwire_agent.model import Buffers, IfIndex, Ledger, Seen, Traffic
+from podwire_agent.model import Buffers, IfIndex, Ledger, Records, Seen, Traffic
 
 pytestmark = pytest.mark.unit
 
@@ -36,13 +37,19 @@ def test_sums_that_a_float_would_round_are_exact() -> None:
     assert by_interface(keys, stats) == {IfIndex(0): Traffic(2**63 + 1, 2**53 + 1)}
 
 
-def counted_up(cpus: int) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+def counted_up(cpus: int) -> np.void:
     """A ledger whose n-th cell is n on the first CPU and n * 2^40 more on each further one."""
     cells = LEDGER.itemsize // 8
     per_cpu = np.arange(1, cells + 1, dtype=np.uint64) * (
         1 + (np.arange(cpus, dtype=np.uint64)[:, None] << np.uint64(40))
     )
-    return per_cpu.view(LEDGER)[:, 0]
+    return summed(per_cpu.view(LEDGER)[:, 0])
+
+
+def summed(per_cpu: Records) -> np.void:
+    """As the kernel's edge hands a ledger on."""
+    cells: np.void = sum_over_cpus(per_cpu[np.newaxis])[0]
+    return cells
 
 
 def test_the_cells_of_a_ledger_are_the_sums_over_the_cpus_each_in_its_place() -> None:
@@ -65,7 +72,7 @@ def test_a_cell_near_the_end_of_64_bits_is_exact() -> None:
     per_cpu = np.zeros(2, LEDGER)
     per_cpu["seen"]["bytes"] = [2**63, 2**53 + 1]
 
-    assert ledger_cells(per_cpu).seen == Traffic(0, 2**63 + 2**53 + 1)
+    assert ledger_cells(summed(per_cpu)).seen == Traffic(0, 2**63 + 2**53 + 1)
 
 
 def test_what_was_before_attach_is_an_interval_for_each_direction() -> None:
