@@ -7,11 +7,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 PYTHON_IN_VENV := .venv/bin/python
 OBJECTS := agent/podwire_agent/objects/flow.bpf.o agent/podwire_agent/objects/flow-compat.bpf.o
-C_FILES := $(wildcard bpf/*.c bpf/*.h tests/*/*.c tests/*/*/*.c)
+BCC_SOURCES := agent/podwire_agent/objects/bcc/include/stdbool.h
+BPF_FILES := $(wildcard bpf/*.c bpf/*.h bpf/bcc/*.h bpf/bcc/*/*.h bpf/bcc/*/*/*.h)
+C_FILES := $(BPF_FILES) $(wildcard tests/*/*.c tests/*/*/*.c)
 
 .PHONY: help
 help: ## This list
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: packages
 packages:
@@ -24,6 +26,9 @@ packages:
 $(OBJECTS) &: bpf/flow.bpf.c $(wildcard bpf/*.h) tools/compile_bpf.py .venv/.made
 	$(PYTHON_IN_VENV) -m tools.compile_bpf
 
+$(BCC_SOURCES): $(BPF_FILES) tools/bcc_sources.py .venv/.made
+	$(PYTHON_IN_VENV) -m tools.bcc_sources
+
 .PHONY: setup
 setup: .venv/.made ## Debian packages (as root), .venv with locked dependencies, the kernel programs
 	@if command -v clang >/dev/null && command -v llvm-strip >/dev/null; then \
@@ -33,7 +38,7 @@ setup: .venv/.made ## Debian packages (as root), .venv with locked dependencies,
 	fi
 
 .PHONY: build
-build: $(OBJECTS) ## The kernel programs, into the agent's package
+build: $(OBJECTS) $(BCC_SOURCES) ## The kernel programs and what BCC makes them of, into the agent's package
 
 .PHONY: demo
 demo: setup ## Two pods' real connections, live (DEMO_SECONDS=10 ends by itself)
@@ -54,7 +59,16 @@ test: setup ## All tests this machine can run; PODWIRE_REQUIRE=unit,contract,ker
 
 .PHONY: bench
 bench: setup ## The budgets, measured side by side (root)
-	@$(PYTHON_IN_VENV) tests/bench/run.py
+	@$(PYTHON_IN_VENV) -m tests.bench.run $(BENCH_OPTIONS)
+
+.PHONY: images
+images: .venv/.made ## The agent's two container images, with their sizes (root; IMAGES_OPTIONS for buildah)
+	@tools/install-packages tools/debian-packages-images.txt
+	@$(PYTHON_IN_VENV) -m tools.images $(IMAGES_OPTIONS)
+
+.PHONY: bench-loaders
+bench-loaders: setup ## What each loader costs, measured into docs/reference/loaders.md (root)
+	@$(PYTHON_IN_VENV) -m tests.bench.loaders
 
 .PHONY: generate
 generate: setup ## What is generated: layout.py from bpf/flow.h, the JSON Schemas from the lines
@@ -67,12 +81,16 @@ format: setup ## Python and C, in place
 	.venv/bin/ruff format --quiet
 	clang-format -i $(C_FILES)
 
+PIP_COMPILE = env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL .venv/bin/pip-compile --quiet --no-config \
+	--upgrade --strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-options --no-emit-index-url \
+	--no-emit-trusted-host --no-emit-find-links
+
 .PHONY: lock
-lock: .venv/.made ## Newer dependencies, with hashes
-	env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL .venv/bin/pip-compile --quiet --no-config --upgrade \
-		--strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-options --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --extra agent --extra dev \
-		--output-file requirements/dev.txt pyproject.toml
+lock: .venv/.made ## Newer dependencies, with hashes; the images' are among those that are tested
+	$(PIP_COMPILE) --extra agent --extra dev --output-file requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) --constraint requirements/dev.txt --extra agent --output-file requirements/agent.txt pyproject.toml
+	$(PIP_COMPILE) --constraint requirements/dev.txt --build-deps-for wheel --only-build-deps \
+		--output-file requirements/build.txt pyproject.toml
 
 .PHONY: clean
 clean: ## All that make made, but for Debian packages

@@ -112,7 +112,7 @@ struct interface_counters {
 struct attachment {
 	struct interface_counters before_low[FLOW_DIRECTIONS];	/* the interface's counters just before */
 	struct interface_counters before_high[FLOW_DIRECTIONS]; /* and just after attach */
-	__u64 attached_mono_ns; /* 0: attach was begun, before_high is not known */
+	__u64 attached_mono_ns;					/* 0: attach was begun, before_high is not known */
 	char name[INTERFACE_NAME_BYTES];
 };
 

@@ -292,8 +292,7 @@ static __always_inline bool parse_fast(struct __sk_buff *skb, struct packet *pac
 		struct ipv6hdr *ip = data + sizeof(*eth);
 
 		if ((void *)(ip + 1) > end || ip->version != 6 || suspect_mapped(&ip->saddr) ||
-		    suspect_mapped(&ip->daddr) ||
-		    !read_l4(data, end, sizeof(*eth) + sizeof(*ip), ip->nexthdr, packet))
+		    suspect_mapped(&ip->daddr) || !read_l4(data, end, sizeof(*eth) + sizeof(*ip), ip->nexthdr, packet))
 			return false;
 		__builtin_memcpy(packet->key.src_address, &ip->saddr, 16);
 		__builtin_memcpy(packet->key.dst_address, &ip->daddr, 16);

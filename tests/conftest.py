@@ -21,9 +21,9 @@ TESTS = Path(__file__).resolve().parent
 BPFFS = Path("/sys/fs/bpf")
 
 
-def _missing_commands(*commands: str) -> str:
+def _missing_commands(*commands: str, target: str = "setup") -> str:
     missing = [command for command in commands if not shutil.which(command)]
-    return f"not installed: {', '.join(missing)} (run make setup)" if missing else ""
+    return f"not installed: {', '.join(missing)} (run make {target})" if missing else ""
 
 
 def _refused(*command: str) -> str:
@@ -65,10 +65,15 @@ def _without_kernel() -> str:
     return ""
 
 
+def _without_images() -> str:
+    return _without_kernel() or _missing_commands("buildah", "mmdebstrap", "runc", target="images")
+
+
 WHY_NOT: dict[str, Callable[[], str]] = {
     "unit": _without_unit,
     "contract": _without_contract,
     "kernel": _without_kernel,
+    "images": _without_images,
 }
 """Why a tier cannot run here, in words; "" where it can."""
 

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from podwire_api import CniName, NetworkMonitor, NetworkMonitorSpec
 
 from podwire_agent import checkpoint
 from podwire_agent.clock import SystemClock
@@ -26,8 +25,8 @@ from podwire_agent.endpoint import Endpoint
 from podwire_agent.errors import PodwireError, SinkClosed
 from podwire_agent.kernel import bpffs, capabilities, probes
 from podwire_agent.kernel.bcc_loader import BccLoader
-from podwire_agent.kernel.cni import Selector
 from podwire_agent.kernel.claim import sole_directory, sole_name
+from podwire_agent.kernel.cni import Selector
 from podwire_agent.kernel.datapath import Datapath, in_use
 from podwire_agent.kernel.events import InterfaceEvents
 from podwire_agent.kernel.interfaces import Interfaces
@@ -44,6 +43,7 @@ from podwire_agent.settings import LoaderName, Settings
 from podwire_agent.sinks.outbox import Outbox
 from podwire_agent.state import StateDirectory
 from podwire_agent.telemetry import AgentState, Exposition, MonitorState, StepTimes, health, readiness
+from podwire_api import CniName, NetworkMonitor, NetworkMonitorSpec
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +164,7 @@ class Agent:
             for monitor in self.monitors.values():
                 self._finish(monitor)
 
-    def _start(
-        self, resource: NetworkMonitor, sink: Sink, home: Path, loader: Loader, stack: ExitStack
-    ) -> ExitStack:
+    def _start(self, resource: NetworkMonitor, sink: Sink, home: Path, loader: Loader, stack: ExitStack) -> ExitStack:
         """Bring one monitor up; the stack returned takes down what is new of it, should another one fail."""
         spec = resource.spec
         uid = MonitorUid(resource.uid)
@@ -205,7 +203,9 @@ class Agent:
                 undo.callback(watch.detach)
             watch.scan()
         pipeline.absorb(predecessors)
-        self.monitors[uid] = Monitor(uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox)
+        self.monitors[uid] = Monitor(
+            uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox
+        )
         return undo
 
     def _predecessors(self, directory: Path, uid: MonitorUid, stack: ExitStack) -> list[Predecessor]:
@@ -251,7 +251,7 @@ class Agent:
             exposition.render,
         )
 
-    def _nobody_reads(self, closed: SinkClosed) -> None:
+    def _nobody_reads(self, _closed: SinkClosed) -> None:
         self.failed = True
         self._stop.set()
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from podwire_api import uid_of_name
-
 from podwire_agent.errors import InterfaceGone, StateError
 from podwire_agent.kernel import bpffs
 from podwire_agent.kernel.claim import sole_directory, sole_name
@@ -17,6 +15,7 @@ from podwire_agent.kernel.interfaces import Interfaces
 from podwire_agent.kernel.tc import Owner, TrafficControl, remove_link
 from podwire_agent.model import HookPoint, Interface, MonitorUid
 from podwire_agent.state import StateDirectory
+from podwire_api import uid_of_name
 
 
 def clean(state_dir: Path, bpffs_path: Path, monitor: str | None = None) -> Iterator[str]:
@@ -29,7 +28,7 @@ def clean(state_dir: Path, bpffs_path: Path, monitor: str | None = None) -> Iter
         state = stack.enter_context(StateDirectory(state_dir, any_namespace=True))
         control = stack.enter_context(TrafficControl())
         interfaces = stack.enter_context(Interfaces())
-        pinned = [MonitorUid(path.name) for path in sorted(home.iterdir())] if home.is_dir() else []
+        pinned = [MonitorUid(path.name) for path in home.glob("*")]
         left = sorted({*pinned, *state.known()})
         filters = list(_filters(interfaces, control))
         if monitor is not None:
@@ -38,7 +37,8 @@ def clean(state_dir: Path, bpffs_path: Path, monitor: str | None = None) -> Iter
             filters = [found for found in filters if wanted.owns(found[2])]
             if not left and not filters:
                 raise StateError(f"nothing is left of a monitor {monitor} of a file; leave --monitor out to remove all")
-        for name in sorted({*(filter_.name for _, _, filter_ in filters), *(_owner(uid, home).name for uid in left)}):
+        names = {filter_.name for _, _, filter_ in filters} | {_owner(uid, home).name for uid in left}
+        for name in sorted(names):
             stack.enter_context(sole_name(name))
         for uid in {*left} & {*pinned}:
             stack.enter_context(sole_directory(home / uid))
@@ -46,22 +46,27 @@ def clean(state_dir: Path, bpffs_path: Path, monitor: str | None = None) -> Iter
             if control.remove(interface.index, hook, filter_):
                 yield f"filter {filter_.name} from {hook} of {interface.name}"
         for uid in left:
-            for link in sorted((home / uid).glob("link-*")):
-                remove_link(link)
-                yield f"link {link.name} of monitor {uid}"
-            if (home / uid).exists():
-                remove_tree(home / uid)
-                yield f"pins of monitor {uid}"
-        if monitor is None:
-            state.forget_all()
-        for uid in left if monitor is not None else []:
-            state.forget(uid)
-        if home.is_dir() and not any(home.iterdir()):
-            home.rmdir()
+            yield from _unpin(uid, home / uid)
+        state.forget_all(None if monitor is None else left)
+        _remove_if_empty(home)
 
 
 def _owner(uid: MonitorUid, home: Path) -> Owner:
     return Owner(uid, 0, home / uid)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def _unpin(uid: MonitorUid, pins: Path) -> Iterator[str]:
+    for link in sorted(pins.glob("link-*")):
+        remove_link(link)
+        yield f"link {link.name} of monitor {uid}"
+    if pins.exists():
+        remove_tree(pins)
+        yield f"pins of monitor {uid}"
 
 
 def _filters(interfaces: Interfaces, control: TrafficControl) -> Iterator[tuple[Interface, HookPoint, Filter]]:

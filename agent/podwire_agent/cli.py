@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from podwire_api import InvalidResource, NetworkMonitor, load_file, notes, parse_duration
 
 from podwire_agent import doctor, state
 from podwire_agent.agent import Agent, selector_of
@@ -23,6 +22,7 @@ from podwire_agent.kernel import bpffs
 from podwire_agent.kernel.cni import Selector
 from podwire_agent.settings import DEFAULT_LISTEN, LoaderName, Settings, default_loader_name, default_objects
 from podwire_agent.unbuilt import refusals, switched_off
+from podwire_api import InvalidResource, NetworkMonitor, load_file, notes, parse_duration
 
 log = logging.getLogger("podwire_agent")
 
@@ -140,7 +140,9 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="podwire-agent", description="Exact counts of who talks to whom on this node.")
+    parser = argparse.ArgumentParser(
+        prog="podwire-agent", description="Exact counts of who talks to whom on this node."
+    )
     parser.add_argument("--version", action="version", version=f"podwire-agent {version('podwire')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -159,7 +161,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--duration", type=_seconds, metavar="30s", help="end by itself after so long")
     run.add_argument("--node", metavar="NAME", help="the node's name in reports (the host's name)")
     run.add_argument(
-        "--listen", default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help=f"health and metrics, or off ({DEFAULT_LISTEN})"
+        "--listen",
+        default=DEFAULT_LISTEN,
+        metavar="ADDRESS:PORT",
+        help=f"health and metrics, or off ({DEFAULT_LISTEN})",
     )
     run.add_argument(
         "--loader",

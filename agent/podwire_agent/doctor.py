@@ -1,5 +1,4 @@
-"""What this node offers: the kernel's features, the interfaces that would be watched and why, what else hangs
-on their hooks."""
+"""What this node offers: the kernel's features, the interfaces that would be watched, what else hangs on them."""
 
 from __future__ import annotations
 

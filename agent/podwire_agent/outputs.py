@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from podwire_api import NetworkMonitorSpec
-
 from podwire_agent.ports import Sink
 from podwire_agent.sinks.lines import LinesSink
 from podwire_agent.sinks.report import ClosingReport
 from podwire_agent.sinks.shared import Shared
+from podwire_api import NetworkMonitorSpec
 
 
 def sinks_for(specs: Sequence[NetworkMonitorSpec], out: TextIO, err: TextIO) -> list[Sink]:

@@ -1,11 +1,13 @@
 """The state directory: the lock, the monitors' slots, the checkpoints' places. On tmpfs, so it ends with the boot
-as the pins do."""
+as the pins do.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,7 +54,8 @@ class StateDirectory:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._check_namespace()
+            if not self._any_namespace:
+                self._check_namespace()
         except BlockingIOError as error:
             os.close(self._lock)
             raise StateError(
@@ -87,6 +90,7 @@ class StateDirectory:
                     "give fewer files, or remove one with `podwire-agent cleanup --monitor NAME`"
                 )
             slots[uid] = free
+            self._write("namespace", self._here())
             self._write("slots", slots)
         return slots[uid]
 
@@ -98,8 +102,12 @@ class StateDirectory:
             slots = []
         return sorted({*slots, *(MonitorUid(path.name.split(".")[0]) for path in self._of_monitors())})
 
-    def forget_all(self) -> None:
-        """Leave nothing but the lock, be it readable or not."""
+    def forget_all(self, uids: Iterable[MonitorUid] | None = None) -> None:
+        """Forget these monitors; without `uids` leave nothing but the lock, be it readable or not."""
+        if uids is not None:
+            for uid in uids:
+                self.forget(uid)
+            return
         for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace"]:
             path.unlink(missing_ok=True)
 
@@ -129,18 +137,19 @@ class StateDirectory:
 
     def _check_namespace(self) -> None:
         """Interface indexes mean something in one network namespace only."""
-        status = self._namespace.stat()
-        here = [status.st_dev, status.st_ino]
         try:
             there = json.loads((self.path / "namespace").read_text())
         except (FileNotFoundError, ValueError):
-            there = here
-        if there != here and not self._any_namespace and self._slots():
+            return
+        if there != self._here() and self._slots():
             raise StateError(
                 f"the state directory {self.path} was begun in another network namespace; "
                 "run the agent there, choose another --state-dir, or remove it with `podwire-agent cleanup`"
             )
-        self._write("namespace", here)
+
+    def _here(self) -> list[int]:
+        status = self._namespace.stat()
+        return [status.st_dev, status.st_ino]
 
     def _write(self, name: str, value: object) -> None:
         aside = self.path / f"{name}.new"

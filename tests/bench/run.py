@@ -41,7 +41,12 @@ def main() -> int:
         print("make bench makes network namespaces and loads kernel programs: run it as root", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed agent is compiled
     remove_leftovers()
+    print(
+        f"load average {os.getloadavg()[0]:.2f} at the beginning: what else runs makes all figures worse",
+        file=sys.stderr,
+    )
     figures: list[Figure] = []
     failed = 0
     for name in options.only or MEASUREMENTS:

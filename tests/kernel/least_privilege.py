@@ -1,4 +1,6 @@
-"""Loads an object under whatever capabilities, and counts: `python -m tests.kernel.least_privilege OBJECT`.
+"""Loads under whatever capabilities, and counts: `python -m tests.kernel.least_privilege OBJECT`.
+
+OBJECT is an object file, or the directory of what BCC compiles.
 
 Writes the capabilities in effect and what was seen, as JSON.
 """
@@ -9,8 +11,9 @@ import json
 import sys
 from pathlib import Path
 
+from podwire_agent.kernel.bcc_loader import BccLoader
 from podwire_agent.kernel.datapath import PROGRAMS
-from podwire_agent.kernel.loader import LibbpfLoader
+from podwire_agent.kernel.loader import LibbpfLoader, Loader
 from tests.kernel.datapath_fixtures import LOOPBACK, Datapath
 from tests.kernel.packet_table import CASES
 
@@ -19,7 +22,9 @@ def main() -> int:
     """Every frame of the packet table through every program."""
     status = Path("/proc/self/status").read_text().splitlines()
     effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    with Datapath(LibbpfLoader(Path(sys.argv[1])).load({})) as datapath:
+    path = Path(sys.argv[1])
+    loader: Loader = BccLoader(path, coarse_clock=True) if path.is_dir() else LibbpfLoader(path)
+    with Datapath(loader.load({})) as datapath:
         datapath.watch(LOOPBACK)
         for name, _ in PROGRAMS.values():
             for case in CASES:

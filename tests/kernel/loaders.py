@@ -17,8 +17,8 @@ from tools.bcc_sources import TREE, make_tree
 @cache
 def why_no_bcc() -> str:
     """What keeps BCC from being tried here, in words; "" where nothing does."""
-    asked = [subprocess.run([each, "-I", "-c", "import bcc; bcc.BPF"], capture_output=True) for each in INTERPRETERS]
-    if all(each.returncode for each in asked):
+    asked = [[interpreter, "-I", "-c", "import bcc; bcc.BPF"] for interpreter in INTERPRETERS]
+    if all(subprocess.run(command, check=False, capture_output=True).returncode for command in asked):
         return f"{' and '.join(INTERPRETERS)} have no BCC (Debian: python3-bpfcc; run make setup)"
     return "" if TREE.is_dir() else "what BCC compiles is not collected (run make build)"
 

@@ -88,11 +88,17 @@ class Node:
 
     def filters(self) -> str:
         """Every TC filter on every interface, as tc prints them."""
-        shown = []
-        for line in self.namespace.run("ip", "-br", "link").splitlines():
-            name = line.split()[0].split("@")[0]
-            shown += [self.namespace.run("tc", "filter", "show", "dev", name, hook) for hook in ("ingress", "egress")]
-        return "".join(shown)
+        return "".join(shown for name in self.namespace.interfaces() for shown in self._filters_of(name))
+
+    def _filters_of(self, interface: str) -> list[str]:
+        try:
+            return [
+                self.namespace.run("tc", "filter", "show", "dev", interface, hook) for hook in ("ingress", "egress")
+            ]
+        except RuntimeError:
+            if interface in self.namespace.interfaces():
+                raise
+            return []  # it went away meanwhile, as those of a deleted namespace do
 
     def pins(self) -> list[Path]:
         """Everything of ours on bpffs."""
@@ -185,12 +191,7 @@ class Node:
     def attached(self) -> set[str]:
         """The interfaces with a filter or a pinned TCX link of ours."""
         names = self.namespace.interfaces()
-        hooks = [(name, hook) for name in names for hook in ("ingress", "egress")]
-        by_filter = {
-            name
-            for name, hook in hooks
-            if "podwire/" in self.namespace.run("tc", "filter", "show", "dev", name, hook)
-        }
+        by_filter = {name for name in names if any("podwire/" in shown for shown in self._filters_of(name))}
         indexes = {index: name for name, index in names.items()}
         links = [path.name.split("-")[1] for path in self.pins() if path.name.startswith("link-")]
         return by_filter | {indexes[int(index)] for index in links}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +24,9 @@ NOBODY = "02:02:02:02:02:02"
 @cache
 def sender() -> Path:
     """The compiled sender."""
-    target = Path(mkdtemp(prefix="pw-sender-")) / "sender"
+    directory = Path(mkdtemp(prefix="pw-sender-"))
+    atexit.register(shutil.rmtree, directory)
+    target = directory / "sender"
     subprocess.run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", target, SOURCE], check=True)
     return target
 

@@ -28,7 +28,7 @@ from tools.compile_bpf import compile_object
         pytest.param({"vethPattern": "veth."}, {"veth1", "veth2"}, id="a pattern narrows"),
         pytest.param({"vethPattern": "veth"}, set(), id="a pattern is of the whole name"),
         pytest.param({"cni": "calico"}, {"calix"}, id="a CNI is its names"),
-        pytest.param({"hostInterfaces": ["br0"], "vethPattern": "x"}, {"br0"}, id="a host interface as told"),
+        pytest.param({"hostInterfaces": ["veth2"], "vethPattern": "x"}, {"veth2"}, id="a host interface as told"),
     ],
 )
 def test_the_choice_of_interfaces(interfaces: dict[str, object], watched: set[str], host: Host, place: Node) -> None:
@@ -42,19 +42,39 @@ def test_the_choice_of_interfaces(interfaces: dict[str, object], watched: set[st
 
 def test_on_a_host_interface_what_comes_in_goes_to_the_pods(host: Host, place: Node) -> None:
     pod = host.pods[0]
-    place.spec = {"interfaces": {"hostInterfaces": ["br0", "veth1"], "vethPattern": "x"}}
+    place.spec = {"interfaces": {"hostInterfaces": ["veth1"], "vethPattern": "x"}}
+    agent = started(place, "--keep")
+    ping_host(host)
+    host.settle()
+    assert agent.stop() == 0
+    ping_host(host)
     agent = started(place)
-    pod.namespace.run("ping", "-q", "-c", "3", "-i", "0.01", host.ipv4)
     ended(place, host, agent)
-    request, answer = (pod.ipv4, host.ipv4, 0, 0, "ICMP"), (host.ipv4, pod.ipv4, 0, 0, "ICMP")
-    for interface in ("br0", "veth1"):
-        assert place.flows(interface, "to_pod")[request][0] == 3
-        assert place.flows(interface, "from_pod")[answer][0] == 3
+    assert place.flows("veth1", "to_pod")[pod.ipv4, host.ipv4, 0, 0, "ICMP"][0] == 6
+    assert place.flows("veth1", "from_pod")[host.ipv4, pod.ipv4, 0, 0, "ICMP"][0] == 6
+
+
+def test_a_bridge_is_counted_and_says_why_its_own_counters_do_not_compare(host: Host, bare_place: Node) -> None:
+    pod = host.pods[0]
+    bare_place.spec = {"interfaces": {"hostInterfaces": ["br0"], "vethPattern": "x"}}
+    agent = started(bare_place)
+    ping_host(host)
+    host.settle()
+    assert agent.stop() == 0
+    bare_place.identity_holds(verifiable=False)
+    assert bare_place.flows("br0", "to_pod")[pod.ipv4, host.ipv4, 0, 0, "ICMP"][0] == 3
+    assert bare_place.flows("br0", "from_pod")[host.ipv4, pod.ipv4, 0, 0, "ICMP"][0] == 3
+    assert "without their Ethernet headers" in bare_place.last_ledgers()["br0", "to_pod"]["verdict"]
+
+
+def ping_host(host: Host) -> None:
+    """Three echo requests of the first pod."""
+    host.pods[0].namespace.run("ping", "-q", "-c", "3", "-i", "0.01", host.ipv4)
 
 
 def test_paused_nothing_is_attached_and_what_was_kept_is_taken_off(host: Host, place: Node) -> None:
     agent = started(place, "--keep")
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     assert agent.stop() == 0
     assert place.attached() == {"veth1", "veth2"}
@@ -62,22 +82,22 @@ def test_paused_nothing_is_attached_and_what_was_kept_is_taken_off(host: Host, p
     agent = started(place)
     assert place.attached() == set()
     assert agent.stop() == 0
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
 
 
 def test_what_a_new_file_does_not_choose_any_more_is_given_up_with_all_it_counted(host: Host, place: Node) -> None:
     agent = started(place, "--keep")
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     assert agent.stop() == 0
     place.spec = {"interfaces": {"vethPattern": "veth2"}}
     agent = started(place)
     assert place.attached() == {"veth2"}
-    send(*host.pods, 30)
+    send(host.pods[0], host.pods[1], 30)
     host.settle()
     eventually(lambda: place.last_ledgers()["veth1", "from_pod"].get("gone"), "the account of veth1 is closed")
     ended(place, host, agent)
-    assert datagrams_between(place, *host.pods) == (40, 70)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 70)
 
 
 @pytest.fixture
@@ -112,9 +132,9 @@ def test_beside_a_foreign_filter_all_is_seen_and_its_verdict_stands(
     add_foreign(host, bare_place, foreign, program, priority)
     before = bare_place.filters()
     agent = started(bare_place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     ended(bare_place, host, agent)
-    assert datagrams_between(bare_place, *host.pods) == (40, arrive)
+    assert datagrams_between(bare_place, host.pods[0], host.pods[1]) == (40, arrive)
     assert bare_place.filters() == before
 
 
@@ -122,8 +142,9 @@ def test_a_foreign_program_that_comes_before_ours_later_makes_the_ledger_say_so(
     host: Host, bare_place: Node, foreign: Loaded
 ) -> None:
     agent = started(bare_place)
-    with host.namespace.entered(), TcxLink.create(
-        IfIndex(host.namespace.index("veth1")), HookPoint.INGRESS, foreign.programs["answer_unspec"].fd
+    with (
+        host.namespace.entered(),
+        TcxLink.create(IfIndex(host.namespace.index("veth1")), HookPoint.INGRESS, foreign.programs["answer_unspec"].fd),
     ):
         eventually(
             lambda: not bare_place.last_ledgers().get(("veth1", "from_pod"), {"verifiable": True})["verifiable"],
@@ -136,47 +157,47 @@ def test_a_foreign_program_that_comes_before_ours_later_makes_the_ledger_say_so(
 def test_on_an_ingress_qdisc_both_directions_are_counted_once(host: Host, place: Node) -> None:
     host.namespace.run("tc", "qdisc", "add", "dev", "veth1", "ingress")
     agent = started(place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     send(host.pods[1], host.pods[0], 30)
     ended(place, host, agent)
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
     assert datagrams_between(place, host.pods[1], host.pods[0]) == (30, 30)
     assert "qdisc ingress" in host.namespace.run("tc", "qdisc", "show", "dev", "veth1")
 
 
 def test_programs_that_somebody_took_off_are_put_back_and_the_gap_is_before_attach(host: Host, place: Node) -> None:
     agent = started(place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     host.namespace.run("tc", "qdisc", "del", "dev", "veth1", "clsact")
     eventually(lambda: "took our programs off" in agent.errors.read_text(), "it is noticed")
     eventually(lambda: "veth1" in place.attached(), "they are put back")
-    send(*host.pods, 30)
+    send(host.pods[0], host.pods[1], 30)
     ended(place, host, agent)
-    left, arrived = datagrams_between(place, *host.pods)
+    left, arrived = datagrams_between(place, host.pods[0], host.pods[1])
     assert (left, arrived) == (70, 70)
 
 
 def test_two_monitors_of_one_agent_both_count_all(host: Host, place: Node) -> None:
     agent = started(place, "--file", str(place.write("other", interfaces={"vethPattern": "veth1"})))
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     ended(place, host, agent)
     place.identity_holds("other")
-    assert datagrams_between(place, *host.pods) == (40, 40)
-    assert datagrams_between(place, *host.pods, monitor="other") == (40, 0)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1], monitor="other") == (40, 0)
 
 
 def test_two_agents_with_states_of_their_own_stand_side_by_side(host: Host, place: Node) -> None:
     with node(host.namespace) as second_place:
         second_place.monitor = "other"
         first, second = started(place), started(second_place)
-        send(*host.pods, 40)
+        send(host.pods[0], host.pods[1], 40)
         host.settle()
         ended(second_place, host, second)
-        send(*host.pods, 30)
+        send(host.pods[0], host.pods[1], 30)
         ended(place, host, first)
-        assert datagrams_between(place, *host.pods) == (70, 70)
-        assert datagrams_between(second_place, *host.pods) == (40, 40)
+        assert datagrams_between(place, host.pods[0], host.pods[1]) == (70, 70)
+        assert datagrams_between(second_place, host.pods[0], host.pods[1]) == (40, 40)
         nothing_is_left(second_place)
 
 
@@ -186,34 +207,36 @@ def test_a_signal_ends_it_with_a_last_report_and_without_a_trace(
 ) -> None:
     place.spec = {"pollingPeriod": "60s"}
     agent = started(place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     agent.process.send_signal(number)
     assert agent.process.wait(10) == 0
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
     assert all(line["final"] for line in place.last_ledgers().values())
 
 
 def test_it_ends_by_itself_after_its_duration(host: Host, place: Node) -> None:
     agent = started(place, "--duration", "2s")
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     assert agent.process.wait(10) == 0
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
 
 
 def test_a_reader_that_leaves_ends_it_with_a_word_and_without_a_trace(host: Host, bare_place: Node) -> None:
     reader = subprocess.Popen(["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert reader.stdin is not None
+    assert reader.stdout is not None
     agent = bare_place.start(out=reader.stdin)
     reader.stdin.close()
     agent.ready()
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     eventually(lambda: reader.poll() is not None, "the reader has its line")
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     assert agent.process.wait(10) == 1
     assert "the reader closed the pipe" in agent.errors.read_text()
     assert agent.words() == ""
-    assert json.loads(reader.communicate()[0])["monitor"] == "exact"
+    assert json.loads(reader.stdout.read())["monitor"] == "exact"
+    reader.stdout.close()
     nothing_is_left(bare_place)
 
 
@@ -245,9 +268,9 @@ def test_with_its_two_capabilities_alone_everything_works(host: Host, place: Nod
     eventually(lambda: third.interface in place.attached(), "the new veth is watched")
     send(third, host.pods[0], 40)
     host.remove_pod(third)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     ended(place, host, agent)
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
 
 
 def test_cleanup_removes_all_that_a_killed_agent_left_and_nothing_else(
@@ -283,9 +306,9 @@ def test_cleanup_of_one_monitor_leaves_the_other(host: Host, bare_place: Node) -
     assert unknown.returncode == 1
     assert "nothing is left of a monitor other" in unknown.stderr
     agent = started(bare_place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     ended(bare_place, host, agent)
-    assert datagrams_between(bare_place, *host.pods) == (40, 40)
+    assert datagrams_between(bare_place, host.pods[0], host.pods[1]) == (40, 40)
     nothing_is_left(bare_place)
 
 
@@ -295,9 +318,9 @@ def test_cleanup_leaves_an_agent_with_a_state_of_its_own_alone(host: Host, place
     refused = place.run("cleanup", "--state-dir", str(other), "--bpffs", str(place.bpffs))
     assert refused.returncode == 1
     assert "another agent here has the filters" in refused.stderr
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     ended(place, host, agent)
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
 
 
 def test_doctor_tells_what_would_be_watched_and_why(host: Host, place: Node) -> None:

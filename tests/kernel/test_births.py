@@ -47,7 +47,7 @@ def test_interfaces_from_before_the_start_are_watched(host: Host, place: Node) -
     agent = started(place)
     send(host.pods[0], host.pods[1], 40)
     ended(place, host, agent)
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
     before = place.last_ledgers()["veth1", "from_pod"]["before_attach"]
     assert before["low"] == before["high"]
     assert before["low"]["buffers"] >= 100
@@ -95,12 +95,12 @@ def test_a_new_interface_with_the_index_of_a_dead_one_has_an_account_of_its_own(
 
 def test_a_renamed_interface_goes_on_under_its_new_name(host: Host, bare_place: Node) -> None:
     agent = started(bare_place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     ip("link set veth1 down", "link set veth1 name podlink", "link set podlink up", netns=host.namespace.name)
     host.namespace.run("bridge", "fdb", "replace", host.pods[0].mac, "dev", "podlink", "master", "static")
     eventually(lambda: ("podlink", "from_pod") in bare_place.last_ledgers(), "the new name is told")
-    send(*host.pods, 30)
+    send(host.pods[0], host.pods[1], 30)
     host.pods[0] = Pod(1, host.pods[0].namespace, "podlink")
     host.settle()
     assert agent.stop() == 0, agent.errors.read_text()
@@ -113,7 +113,7 @@ def test_a_renamed_interface_goes_on_under_its_new_name(host: Host, bare_place: 
 
 def test_an_interface_that_moves_to_another_namespace_is_given_up(host: Host, place: Node) -> None:
     agent = started(place)
-    send(*host.pods, 40)
+    send(host.pods[0], host.pods[1], 40)
     host.settle()
     with Namespace(f"{host.namespace.name}n") as other:
         moved = host.pods.pop()
@@ -123,7 +123,7 @@ def test_an_interface_that_moves_to_another_namespace_is_given_up(host: Host, pl
             ended(place, host, agent)
         finally:
             host.pods.append(moved)
-    assert datagrams_between(place, *host.pods) == (40, 40)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 40)
 
 
 def test_a_veth_whose_peer_is_moved_into_the_pod_later_is_watched_from_then_on(host: Host, place: Node) -> None:
@@ -159,9 +159,7 @@ def test_a_hundred_births_and_deaths_under_traffic_lose_nothing(host: Host, plac
             eventually(lambda name=name: name in place.attached(), f"{name} is watched")  # type: ignore[misc]
             ip(f"link del {name}", netns=host.namespace.name)
         traffic.result(30)
-        eventually(
-            lambda: all(gone(place, f"b{number}") for number in range(0, 100, 2)), "all the accounts are closed"
-        )
+        eventually(lambda: all(gone(place, f"b{number}") for number in range(0, 100, 2)), "all the accounts are closed")
         ended(place, host, agent)
     assert datagrams_between(place, first, second) == (20_000, 20_000)
     assert all(line.get("gone") for (name, _), line in place.last_ledgers().items() if name.startswith("b"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import socket
 import struct
 from collections.abc import Callable
@@ -49,9 +51,7 @@ def raw(ends: Ends, protocol: int, payload: bytes, number: int) -> None:
             sender.sendto(payload, (ends.second.ipv4, 0))
 
 
-def datagrams(
-    ends: Ends, addresses: tuple[str, str], payload: bytes, number: int, segment: int = 0
-) -> None:
+def datagrams(ends: Ends, addresses: tuple[str, str], payload: bytes, number: int, segment: int = 0) -> None:
     family = socket.AF_INET6 if ":" in addresses[0] else socket.AF_INET
     with (
         ends.second.namespace.socket(family, socket.SOCK_DGRAM) as receiver,
@@ -141,7 +141,9 @@ def without_ports(protocol: int, name: str) -> Callable[[Ends], Flows]:
 @cache
 def tag_object() -> Path:
     """The programs that do in a pod what a VLAN device does, compiled."""
-    target = Path(mkdtemp(prefix="pw-tag-")) / "tag.bpf.o"
+    directory = Path(mkdtemp(prefix="pw-tag-"))
+    atexit.register(shutil.rmtree, directory)
+    target = directory / "tag.bpf.o"
     compile_object(Path(__file__).with_name("programs") / "tag.bpf.c", target)
     return target
 
@@ -205,9 +207,7 @@ def without_client_ports(flows: Flows) -> Flows:
         pytest.param(vlan, id="pods in a VLAN"),
     ],
 )
-def test_what_the_sockets_sent_is_reported_at_both_ends(
-    act: Callable[[Ends], Flows], host: Host, place: Node
-) -> None:
+def test_what_the_sockets_sent_is_reported_at_both_ends(act: Callable[[Ends], Flows], host: Host, place: Node) -> None:
     ends = Ends(*host.pods)
     agent = started(place)
     expected = act(ends)

@@ -37,7 +37,9 @@ def ensure(path: Path) -> Path:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise KernelError(f"making {home} on bpffs: {error.strerror}; run as root, or give a writable --bpffs") from error
+        raise KernelError(
+            f"making {home} on bpffs: {error.strerror}; run as root, or give a writable --bpffs"
+        ) from error
     return home
 
 

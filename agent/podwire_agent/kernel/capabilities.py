@@ -32,4 +32,4 @@ def missing(status: Path = Path("/proc/self/status")) -> list[str]:
 def require() -> None:
     """KernelError naming what is missing."""
     if lacking := missing():
-        raise KernelError(f"this process lacks {' and '.join(lacking)}; run as root or grant {'it' if len(lacking) == 1 else 'them'}")
+        raise KernelError(f"this process lacks {' and '.join(lacking)}; run as root, or grant what is missing")

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from podwire_agent.errors import StateError
+from podwire_agent.errors import LoadError, StateError
 from podwire_agent.kernel.loader import Loader
 from podwire_agent.kernel.objects import Map, Program, UpdateFlag, sum_over_cpus
 from podwire_agent.kernel.rotation import SLOT, Frozen, Rotation
@@ -36,13 +36,16 @@ PROGRAMS: Mapping[tuple[bool, HookPoint], tuple[str, FlowDirection]] = {
 }
 """(host interface?, hook) -> the program's name and the direction that it counts."""
 
+_PROGRAM_NAMES = {name for name, _ in PROGRAMS.values()}
+
 COMMIT_PIN = "flow_slots"
 """Pinned last: a directory without it was never in use."""
 
 
 class Datapath:
     """Context manager. The pins outlive it; `remove` ends them. One thread at a time for epochs; the
-    ledger and attachment calls are single system calls and may come from any thread."""
+    ledger and attachment calls are single system calls and may come from any thread.
+    """
 
     def __init__(self, directory: Path, stack: ExitStack, programs: Mapping[str, Program], maps: Mapping[str, Map]):
         self._directory = directory
@@ -73,6 +76,11 @@ class Datapath:
                 undo.callback(remove_tree, directory)
             pinned = {name: stack.enter_context(_pinned(directory, name)) for name in _SHAPES} if adopted else {}
             loaded = stack.enter_context(loader.load({name: item.fd for name, item in pinned.items()}))
+            if lacking := (_SHAPES.keys() - loaded.maps.keys()) | (_PROGRAM_NAMES - loaded.programs.keys()):
+                raise LoadError(
+                    f"the object that {loader.name} loaded lacks {', '.join(sorted(lacking))}: it is of another "
+                    "version, or not ours; build it with `make build`, or choose other --objects"
+                )
             maps = {
                 name: stack.enter_context(Map(loaded.maps[name], key, value, per_cpu=per_cpu))
                 for name, (key, value, per_cpu) in _SHAPES.items()

@@ -1,4 +1,4 @@
-"""Declarations of the libbpf functions in use (libbpf >= 0.8), nothing else: their C types, as in bpf.h and libbpf.h."""
+"""Declarations of the libbpf functions in use (libbpf >= 0.8), nothing else: their C types, as its headers say."""
 
 from __future__ import annotations
 

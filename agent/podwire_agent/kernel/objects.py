@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import os
-from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from podwire_agent.kernel.libbpf import MapCreateOpts, MapInfo, ProgInfo, TestRu
 from podwire_agent.model import Records
 
 BATCH = 8192
-"""Entries a batch read: more gain nothing."""
+"""Entries read in one call: more gain nothing, and the kernel does not yield within a call."""
 
 
 class MapType(IntEnum):
@@ -99,7 +98,9 @@ def open_pin(path: Path) -> int:
     """A new descriptor of a pinned object. StateError where there is none."""
     fd: int = library().bpf_obj_get(str(path).encode())
     if fd < 0:
-        raise StateError(f"opening the pin {path}: {os.strerror(-fd)}; remove the leftovers with `podwire-agent cleanup`")
+        raise StateError(
+            f"opening the pin {path}: {os.strerror(-fd)}; remove the leftovers with `podwire-agent cleanup`"
+        )
     return fd
 
 
@@ -183,52 +184,36 @@ class Map(Descriptor):
             refuse("dropping a map's entry", code)
         return True
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Records, Records]]:
-        """All entries, in batches: keys of shape (n,), values of shape (n, copies). Buffers are reused: copy.
-
-        On a map that nobody writes to each entry comes once. KernelError.
-        """
-        keys = np.zeros(size, self.key)
-        values = np.zeros((size, self.copies), self.value)
+    def read(self) -> tuple[Records, Records]:
+        """All entries: keys of shape (n,), values of shape (n, copies). Each once where nobody writes. KernelError."""
+        entries = self.info().max_entries
+        # The kernel writes where the entries stay; what is not filled takes no memory.
+        keys, values = np.empty(entries, self.key), np.empty((entries, self.copies), self.value)
         token_bytes = max(4, self.key.itemsize)
         cursor, following = ct.create_string_buffer(token_bytes), ct.create_string_buffer(token_bytes)
-        started = False
+        filled, batch = 0, BATCH
         while True:
-            count = ct.c_uint32(size)
+            count = ct.c_uint32(min(batch, entries - filled))
             code = library().bpf_map_lookup_batch(
                 self.fd,
-                cursor if started else None,
+                cursor if filled else None,
                 following,
-                keys.ctypes.data,
-                values.ctypes.data,
+                keys.ctypes.data + filled * keys.strides[0],
+                values.ctypes.data + filled * values.strides[0],
                 ct.byref(count),
                 None,
             )
             if code < 0 and code not in (-errno.ENOENT, -errno.ENOSPC):
                 refuse("reading a map", code)
-            if code == -errno.ENOSPC and not count.value:
-                # One bucket holds more than a batch: read it whole with a larger one.
-                size *= 2
-                keys, values = np.zeros(size, self.key), np.zeros((size, self.copies), self.value)
-                continue
-            if count.value:
-                yield keys[: count.value], values[: count.value]
+            filled += count.value
             if code == -errno.ENOENT:
-                return
-            started = True
-            cursor, following = following, cursor
-
-    def read(self) -> tuple[Records, Records]:
-        """All entries: keys of shape (n,), values of shape (n, copies). KernelError."""
-        parts = [(keys.copy(), values.copy()) for keys, values in self.batches()]
-        total = sum(len(keys) for keys, _ in parts)
-        # Not np.concatenate: it would turn the fields' byte order and offsets into its own.
-        all_keys, all_values = np.empty(total, self.key), np.empty((total, self.copies), self.value)
-        start = 0
-        for keys, values in parts:
-            all_keys[start : start + len(keys)], all_values[start : start + len(keys)] = keys, values
-            start += len(keys)
-        return all_keys, all_values
+                return keys[:filled], values[:filled]
+            if count.value and filled < entries:
+                cursor, following = following, cursor
+            elif not count.value and batch < entries - filled:
+                batch = entries  # one bucket holds more than a batch
+            else:
+                filled = 0  # entries came while others went: once more from the beginning
 
 
 class Program(Descriptor):

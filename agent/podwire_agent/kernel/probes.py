@@ -39,8 +39,10 @@ class Feature:
 
 
 def raise_memlock() -> None:
-    """Kernels before 5.11 (commit d5299b67dd59) charge maps to RLIMIT_MEMLOCK; where raising it is not allowed,
-    newer ones do not need it and older ones will say so when a map is made."""
+    """Kernels before 5.11 (commit d5299b67dd59) charge maps to RLIMIT_MEMLOCK.
+
+    Where raising it is not allowed, newer ones do not need it and older ones will say so when a map is made.
+    """
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (ValueError, OSError):
@@ -74,7 +76,9 @@ def coarse_clock() -> bool:
 def _helper(helper: Helper) -> bool:
     code = int(library().libbpf_probe_bpf_helper(PROG_TYPE_SCHED_CLS, helper, None))
     if code in (-errno.EPERM, -errno.EACCES):
-        raise KernelError("asking the kernel for its features: not permitted; the agent needs CAP_BPF and CAP_NET_ADMIN")
+        raise KernelError(
+            "asking the kernel for its features: not permitted; the agent needs CAP_BPF and CAP_NET_ADMIN"
+        )
     return code == 1
 
 

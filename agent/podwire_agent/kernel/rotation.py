@@ -86,19 +86,19 @@ class Rotation:
         """Entries of the active map."""
         return int(self._active.info().max_entries)
 
-    def prepare(self, entries: int) -> None:
-        """Make the next epoch's map ahead of the cut: at the cut only the swap is left."""
+    def prepare(self, entries: int) -> Map:
+        """Make the next epoch's map ahead of the cut, if it is not there: at the cut only the swap is left."""
         if self._next is None:
             self._next = _make(self._direction, entries)
             self._next.pin(self._pin(self.epoch + 1))
+        return self._next
 
     def cut(self, entries: int) -> Frozen:
         """Swap the next map in; returns once the old one is frozen."""
-        self.prepare(entries)
-        assert self._next is not None
-        self._put(self._next)
+        following = self.prepare(entries)
+        self._put(following)
         frozen = Frozen(self._direction, self.epoch, self._active, self._pin(self.epoch))
-        self._active, self._next, self.epoch = self._next, None, self.epoch + 1
+        self._active, self._next, self.epoch = following, None, self.epoch + 1
         return frozen
 
     def close(self) -> None:

@@ -218,9 +218,7 @@ class TrafficControl:
         return self._in_its_place(index, hook, owner, filters, mine)
 
     @staticmethod
-    def _in_its_place(
-        index: IfIndex, hook: HookPoint, owner: Owner, filters: list[Filter], mine: Filter
-    ) -> Attached:
+    def _in_its_place(index: IfIndex, hook: HookPoint, owner: Owner, filters: list[Filter], mine: Filter) -> Attached:
         earlier = takewhile(lambda each: each is not mine, filters)
         ahead = _foreign_links(index, hook, owner.pins.parent)
         ahead += [str(each) for each in earlier if not _is_ours(each) and not each.chain]

@@ -17,19 +17,29 @@ def why_not(interface: Interface, attached: Iterable[Attached]) -> dict[HookPoin
     for each in attached:
         if each.hidden_by:
             reasons[each.hook].append(f"{each.hidden_by} may keep packets from ours")
+    if interface.kind == "bridge":
+        reasons[HookPoint.INGRESS].append("a bridge counts the bytes it receives without their Ethernet headers")
     if interface.xdp:
         reasons[HookPoint.INGRESS].append("an XDP program receives before us and may drop or redirect")
     if interface.qdisc not in ("noqueue", ""):
         reasons[HookPoint.EGRESS].append(f"the qdisc {interface.qdisc} sends after us and may drop")
+    for hook, words in _offloads_against(interface.name).items():
+        reasons[hook] += words
+    return {hook: "; ".join(words) for hook, words in reasons.items() if words}
+
+
+def _offloads_against(name: str) -> dict[HookPoint, list[str]]:
+    reasons: dict[HookPoint, list[str]] = {hook: [] for hook in HookPoint}
     try:
-        found = offloads(interface.name)
+        found = offloads(name)
     except OSError as error:
         for hook in HookPoint:
             reasons[hook].append(f"its offloads are not known ({error.strerror})")
     else:
         if "rx-gro" in found.on:
             reasons[HookPoint.INGRESS].append("it receives with GRO, which merges frames after they are counted")
-        segmentations = sorted(name for name in found.off if name.startswith("tx-") and name.endswith("-segmentation"))
+        splits = {name for name in found.off if name.startswith("tx-") and name.endswith("-segmentation")}
+        segmentations = sorted(splits - {"tx-fcoe-segmentation"})  # that one is no IP
         if segmentations:
             reasons[HookPoint.EGRESS].append(f"frames are split after us ({', '.join(segmentations)} off)")
-    return {hook: "; ".join(words) for hook, words in reasons.items() if words}
+    return reasons

@@ -169,7 +169,8 @@ class Watch:
 
     def _ours_is_on(self, interface: Interface) -> bool:
         """Our filter on it proves that the interface is the one that the ledger tells of, not a later one that
-        was given the same index."""
+        was given the same index.
+        """
         return self._control.holds(interface.index, self._owner)
 
     def _remove(self, indexes: Iterable[IfIndex]) -> None:
@@ -207,7 +208,8 @@ class Watch:
 
     def _check(self, item: Watched, now: Interface) -> None:
         """Somebody may have put a program before ours, or taken ours off; or the index may be another interface's,
-        of which no event told."""
+        of which no event told.
+        """
         if item.failure:
             return
         index = now.index
@@ -305,7 +307,8 @@ class Watch:
         cells = {direction: self._datapath.ledger(index, direction) for direction in FlowDirection}
         counters = self._counters(index)
         for direction, seen in cells.items():
-            assert seen is not None
+            if seen is None:
+                raise KernelError(f"attaching to interface {index}: its ledger was removed meanwhile; tried again")
             counter = counters.of(_hook_of(direction, host))
             memory["before_high"][0, direction] = (
                 counter.buffers - int(seen["buffers"]),
