@@ -113,6 +113,7 @@ struct attachment {
 	struct interface_counters before_low[FLOW_DIRECTIONS];	/* the interface's counters just before */
 	struct interface_counters before_high[FLOW_DIRECTIONS]; /* and just after attach */
 	__u64 attached_mono_ns;					/* 0: attach was begun, before_high is not known */
+	__u64 host; /* 1: an interface of the host itself, whose ingress is TO_POD */
 	char name[INTERFACE_NAME_BYTES];
 };
 

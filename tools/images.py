@@ -29,8 +29,10 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PULL_S = 120
 
 # As Debian's slim images: no documents but the licences, no manuals, no translations.
-LEFT_OUT = ("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright") + tuple(
-    f"path-exclude=/usr/share/{part}/*" for part in ("groff", "info", "linda", "lintian", "locale", "man")
+LEFT_OUT = (
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    *(f"path-exclude=/usr/share/{part}/*" for part in ("groff", "info", "linda", "lintian", "locale", "man")),
 )
 
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"

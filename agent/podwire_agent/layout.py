@@ -130,14 +130,14 @@ INTERFACE_COUNTERS: Final[np.dtype[np.void]] = np.dtype(
 
 ATTACHMENT: Final[np.dtype[np.void]] = np.dtype(
     {
-        "names": ["before_low", "before_high", "attached_mono_ns", "name"],
-        "formats": [(INTERFACE_COUNTERS, (2,)), (INTERFACE_COUNTERS, (2,)), "u8", "S16"],
-        "offsets": [0, 32, 64, 72],
-        "itemsize": 88,
+        "names": ["before_low", "before_high", "attached_mono_ns", "host", "name"],
+        "formats": [(INTERFACE_COUNTERS, (2,)), (INTERFACE_COUNTERS, (2,)), "u8", "u8", "S16"],
+        "offsets": [0, 32, 64, 72, 80],
+        "itemsize": 96,
     }
 )
 """struct attachment"""
 
 
-FINGERPRINT: Final = "51ce6fd27b92fc85"
+FINGERPRINT: Final = "50feaa303d2e464e"
 """Of the names, values, offsets and sizes: maps pinned under another one hold other bytes."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.kernel.netns import Namespace, eventually
 from tools.images import image
@@ -63,6 +63,10 @@ class Node:
         """Files that a container finds in RESOURCES."""
         return self.directory / "resources"
 
+    def pins(self) -> list[Path]:
+        """What somebody pinned; the kernel itself puts two files into every bpffs."""
+        return [path for path in self.bpffs.rglob("*") if path.suffix != ".debug" and not path.is_dir()]
+
 
 @contextmanager
 def small_node(network: Namespace, directory: Path) -> Iterator[Node]:
@@ -92,7 +96,7 @@ class Container:
             command = [*self._runc, "run", "--bundle", str(bundle), self.name]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

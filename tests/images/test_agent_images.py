@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from tests.images.container import BPFFS, RESOURCES, Container, Image, Node
 from tests.kernel.netns import Host
@@ -23,7 +22,7 @@ def test_the_version_is_that_of_the_package_and_of_the_label(image: Image, node:
 def test_no_compiler_and_no_installer_of_packages_is_on_the_path(image: Image) -> None:
     path = next(value for value in image.config["Env"] if value.startswith("PATH=")).removeprefix("PATH=")
     places = [image.root / place.lstrip("/") for place in path.split(":")]
-    commands = {name for place in places if place.is_dir() for name in os.listdir(place)}
+    commands = {command.name for place in places if place.is_dir() for command in place.iterdir()}
     assert "podwire-agent" in commands
     assert not commands.intersection(BUILDERS)
     assert not list(image.root.glob("opt/podwire/lib/python3*/site-packages/pip*"))
@@ -72,7 +71,7 @@ def test_it_counts_what_two_pods_send_and_leaves_nothing(image: Image, node: Nod
         and (line["src_address"], line["protocol"]) == (here.ipv4, "ICMP")
     ]
     assert sum(sent) == pings
-    assert [path for path in node.bpffs.rglob("*") if not path.is_dir()] == []
+    assert node.pins() == []
     for pod in host.pods:
         for hook in ("ingress", "egress"):
             assert host.namespace.run("tc", "filter", "show", "dev", pod.interface, hook) == ""

@@ -100,6 +100,23 @@ def test_what_a_new_file_does_not_choose_any_more_is_given_up_with_all_it_counte
     assert datagrams_between(place, host.pods[0], host.pods[1]) == (40, 70)
 
 
+def test_an_interface_that_becomes_one_of_the_host_begins_a_new_account(host: Host, bare_place: Node) -> None:
+    agent = started(bare_place, "--keep")
+    ping_host(host)
+    host.settle()
+    assert agent.stop() == 0
+    bare_place.spec = {"interfaces": {"hostInterfaces": ["veth1"], "vethPattern": "x"}}
+    agent = started(bare_place)
+    eventually(lambda: "veth1" in bare_place.attached(), "it is attached again, the other way round")
+    ping_host(host)
+    ended(bare_place, host, agent)
+    lives = bare_place.ledgers()["veth1", "from_pod"]
+    assert [(line["counted"]["packets"], line.get("gone", False)) for line in lives] == [(3, True), (3, False)]
+    echo = (host.pods[0].ipv4, host.ipv4, 0, 0, "ICMP")
+    assert bare_place.flows("veth1", "from_pod")[echo][0] == 3
+    assert bare_place.flows("veth1", "to_pod")[echo][0] == 3
+
+
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[Loaded]:
     target = tmp_path / "foreign.bpf.o"

@@ -81,11 +81,10 @@ class Watch:
         """First of all: tell what a former agent attached to and is there, from what went meanwhile. KernelError."""
         left = self._datapath.attachments()
         found = {interface.index: interface for interface in self._interfaces.all()} if left else {}
-        for index in left:
+        for index, memory in left.items():
             interface = found.get(index)
             if interface is not None and self._ours_is_on(interface):
-                host = self._select(interface).role is Role.HOST
-                self._watched[index] = Watched(interface, host, failure="attached by a former agent")
+                self._watched[index] = Watched(interface, bool(memory["host"]), failure="attached by a former agent")
             else:
                 self._gone.add(index)
 
@@ -189,7 +188,9 @@ class Watch:
                 self._give_up(index)
             return
         host = selection.role is Role.HOST
-        if item is None or item.failure:
+        if item is not None and item.host is not host:
+            self._give_up(index)  # its directions change their meaning: a new account, once this one is settled
+        elif item is None or item.failure:
             self._attach(interface, host)
         elif item.interface != interface:
             if item.interface.name != interface.name:
@@ -292,7 +293,7 @@ class Watch:
         if known is not None:
             return known
         memory = np.zeros(1, ATTACHMENT)
-        memory["name"] = interface.name.encode()
+        memory["name"], memory["host"] = interface.name.encode(), host
         counters = self._counters(interface.index)
         for direction in FlowDirection:
             buffers = counters.of(_hook_of(direction, host))
