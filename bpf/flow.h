@@ -5,7 +5,7 @@
  * Written once, here. agent/podwire_agent/layout.py is generated from the BTF of these types
  * (make generate), and the sizes are checked again against the kernel's maps at load.
  *
- * Units: bytes and packets are wire units (DESIGN: a super-packet counts its segments and every
+ * Units: bytes and packets are wire units (a super-packet counts its segments and every
  * segment's headers and tag); buffers and buffer bytes are what the interface's own counters see.
  * Times are CLOCK_MONOTONIC nanoseconds. Every value is a multiple of 8 bytes (the kernel rounds
  * per-CPU values up to that).

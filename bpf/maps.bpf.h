@@ -11,6 +11,13 @@
 #ifdef PODWIRE_BCC
 /* Compiled at run time: the maps are there already, made by user space, and each descriptor is a number. */
 #define MAP(name) ((void *)bpf_pseudo_fd(BPF_PSEUDO_MAP_FD, PODWIRE_FD_##name))
+
+#define ASSERT_SIZE(type)                                                                                              \
+	_Static_assert(sizeof(struct type) == PODWIRE_SIZE_##type, "struct " #type " is of another size in layout.py")
+ASSERT_SIZE(flow_key);
+ASSERT_SIZE(flow_stats);
+ASSERT_SIZE(ledger_key);
+ASSERT_SIZE(ledger);
 #else
 #define MAP(name) (&(name))
 

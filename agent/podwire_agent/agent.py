@@ -11,19 +11,18 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from podwire_agent import checkpoint
+from podwire_agent import __version__, checkpoint
 from podwire_agent.clock import SystemClock
 from podwire_agent.cutter import Cutter
 from podwire_agent.endpoint import Endpoint
 from podwire_agent.errors import PodwireError, SinkClosed
-from podwire_agent.kernel import bpffs, capabilities, probes
+from podwire_agent.kernel import bpffs, capabilities, heap, probes
 from podwire_agent.kernel.bcc_loader import BccLoader
 from podwire_agent.kernel.claim import sole_directory, sole_name
 from podwire_agent.kernel.cni import Selector
@@ -126,6 +125,7 @@ class Agent:
             undo: list[ExitStack] = []
             capabilities.require()
             self._state = stack.enter_context(StateDirectory(self._settings.state_dir))
+            heap.give_back()
             probes.raise_memlock()
             home = bpffs.ensure(self._settings.bpffs)
             probes.require(probes.features())
@@ -231,7 +231,7 @@ class Agent:
     def state(self) -> AgentState:
         """What a scrape or a probe shows. KernelError."""
         return AgentState(
-            version=version("podwire"),
+            version=__version__,
             kernel=os.uname().release,
             loader=self._loader,
             started_unix_s=self._started_unix_s,
@@ -279,6 +279,7 @@ class Agent:
     def _finish(self, monitor: Monitor) -> None:
         """The last drain and report. What fails here stays pinned, for `podwire-agent cleanup` or a successor."""
         try:
+            monitor.pipeline.drain()  # what may have waited for room: the last report comes after it
             taken = monitor.outbox.wait(LAST_REPORT_S)
             if not self._settings.keep:
                 monitor.watch.detach()

@@ -9,12 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from podwire_agent import doctor, state
+from podwire_agent import __version__, doctor, state
 from podwire_agent.agent import Agent, selector_of
 from podwire_agent.cleanup import clean
 from podwire_agent.errors import PodwireError, ResourceError
@@ -37,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
     except InvalidResource as error:
         print(f"podwire-agent: {error.summary(limit=2)}", file=sys.stderr)
         return BAD_INPUT
@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except PodwireError as error:
         print(f"podwire-agent: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read has left, as head does. What Python would still flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
 
@@ -143,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="podwire-agent", description="Exact counts of who talks to whom on this node."
     )
-    parser.add_argument("--version", action="version", version=f"podwire-agent {version('podwire')}")
+    parser.add_argument("--version", action="version", version=f"podwire-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     place = argparse.ArgumentParser(add_help=False)

@@ -130,7 +130,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The account of one interface and direction, cumulative since attach (DESIGN 2.1)."""
+    """The account of one interface and direction, cumulative since attach."""
 
     interface: str
     ifindex: IfIndex

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 
 from podwire_agent import state
@@ -29,7 +28,7 @@ def default_loader_name(environ: Mapping[str, str] = os.environ) -> str:
 
 def default_objects(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the compiled programs are: PODWIRE_OBJECTS, else beside the package."""
-    return Path(environ.get("PODWIRE_OBJECTS", "") or str(files("podwire_agent") / "objects"))
+    return Path(environ.get("PODWIRE_OBJECTS", "") or str(Path(__file__).parent / "objects"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from tests.kernel.netns import Host
 from tools.images import version
 
 ONLY_BPF_AND_NET_ADMIN = 1 << 39 | 1 << 12
+LOADERS = {"agent": "libbpf", "agent-bcc": "bcc"}
 BUILDERS = ("clang", "clang-14", "gcc", "cc", "ld", "as", "llc", "llvm-strip", "pip", "pip3", "make")
 
 
@@ -45,7 +46,7 @@ def test_doctor_finds_all_it_needs(image: Image, node: Node) -> None:
         assert json.loads(container.stdout)["problems"] == []
 
 
-def test_it_counts_what_two_pods_send_and_leaves_nothing(image: Image, node: Node, host: Host) -> None:
+def test_it_counts_what_two_pods_send_and_leaves_nothing(target: str, image: Image, node: Node, host: Host) -> None:
     pings, here = 5, host.pods[0]
     (node.resources / "shop.yaml").write_text(
         "apiVersion: podwire.dev/v1alpha1\n"
@@ -55,7 +56,7 @@ def test_it_counts_what_two_pods_send_and_leaves_nothing(image: Image, node: Nod
     )
     arguments = ("run", "--file", f"{RESOURCES}/shop.yaml", "--bpffs", BPFFS, "--listen", "off")
     with Container(image, node, *arguments, "--duration", "3s") as container:
-        container.wait_until_said("ready:")
+        container.wait_until_said(f"2 interfaces attached, loader {LOADERS[target]}")
         here.namespace.run("ping", "-q", "-c", f"{pings}", "-i", "0.1", host.pods[1].ipv4)
         status = container.status()
         root = container.mounts()["/"]

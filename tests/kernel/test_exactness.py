@@ -192,9 +192,12 @@ def test_a_full_state_directory_delays_and_loses_nothing(lone_pod: tuple[Host, P
                     each.wait()
             eventually(lambda: "make room for it" in agent.errors.read_text(), "the checkpoint does not fit", 10)
             subprocess.run(["mount", "-o", "remount,size=64m", state], check=True)
+            with sending(pod.namespace, frames, flows) as senders:
+                for each in senders:
+                    each.wait()
             host.settle()
             assert agent.stop() == 0, agent.errors.read_text()
         finally:
             subprocess.run(["umount", state], check=True)
         place.identity_holds()
-        assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows)
+        assert place.flows_of_lines()["from_pod"] == sent_by(frames, flows) + sent_by(frames, flows)

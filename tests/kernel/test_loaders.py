@@ -212,6 +212,11 @@ def test_the_next_interpreter_is_asked_where_the_first_has_no_bcc(bcc_tree: Path
             "loading with BCC .*: Permission denied; the last words: R1 invalid mem access 'scalar'",
             id="a program that the verifier refuses",
         ),
+        pytest.param(
+            *("src/flow.h", "struct ledger {", "struct ledger {\n__u64 other;"),
+            r"compiling maps\.bpf\.h, line \d+, with BCC [\d.]+: .*struct ledger is of another size in layout\.py",
+            id="sources with another layout",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_or_loaded_is_told_by_its_first_error(

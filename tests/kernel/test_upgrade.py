@@ -28,7 +28,7 @@ def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = text.replace(f"struct {name} {{", f"struct {name} {{\n\t__u64 other;", 1)
     header.write_text(text.replace("sizeof(struct flow_stats) == 40", "sizeof(struct flow_stats) == 48"))
     (root / "agent" / "podwire_agent" / "objects").mkdir(exist_ok=True)
-    for module in ("tools.generate_layout", "tools.compile_bpf"):
+    for module in ("tools.generate_layout", "tools.compile_bpf", "tools.bcc_sources"):
         subprocess.run([sys.executable, "-m", module], check=True, cwd=root, env=environment(root))
     return root
 

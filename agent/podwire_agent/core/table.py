@@ -205,8 +205,8 @@ class FlowTable:
         return count
 
     def rows(self) -> Records:
-        """A copy of all rows, FLOW_ROW, for restore()."""
-        return self._rows.copy()
+        """All rows, FLOW_ROW, for restore(): a view, good until the table is changed."""
+        return self._rows[:]
 
     def _unreported(self) -> NDArray[np.bool_]:
         rows = self._rows

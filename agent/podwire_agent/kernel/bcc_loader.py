@@ -59,6 +59,10 @@ MAPS: Mapping[str, Callable[[], Map]] = {
 """The maps of bpf/maps.bpf.h, whose declarations only libbpf reads."""
 
 
+SIZES = {"flow_key": FLOW_KEY, "flow_stats": FLOW_STATS, "ledger_key": LEDGER_KEY, "ledger": LEDGER}
+"""The maps are made from layout.py, the programs from flow.h: the compiler checks that they are of one version."""
+
+
 class BccLoader:
     """Loads the C sources by the BCC of the first of `interpreters` that has one."""
 
@@ -72,6 +76,7 @@ class BccLoader:
         self._options += ["-Werror=implicit-function-declaration"]
         # BCC declares no helper's argument const.
         self._options += ["-Wno-incompatible-pointer-types-discards-qualifiers"]
+        self._options += [f"-DPODWIRE_SIZE_{name}={dtype.itemsize}" for name, dtype in SIZES.items()]
         self._interpreters = tuple(dict.fromkeys(interpreters))
 
     def load(self, reuse: Mapping[str, int]) -> Loaded:

@@ -1,6 +1,6 @@
 """Direct-action BPF filters on the clsact qdisc: reading, adding, replacing, deleting. No policy.
 
-Reads are our own netlink dumps, since pyroute2 leaves a filter's program id undecoded; changes are pyroute2's.
+Changes are messages of pyroute2; reads are our own, since it leaves a filter's program id undecoded.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, NoReturn, Self
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import NoReturn, Self
 
 from podwire_agent.errors import AttachError, InterfaceGone
-from podwire_agent.kernel.rtnetlink import MessageType, RouteSocket, attributes, is_gone
+from podwire_agent.kernel.rtnetlink import MessageFlag, MessageType, RouteSocket, attributes, is_gone
+from podwire_agent.kernel.tcmsg import encode
 from podwire_agent.model import HookPoint, IfIndex
 
 _TCMSG = struct.Struct("=BxxxiIII")
@@ -27,9 +25,15 @@ _TCMSG = struct.Struct("=BxxxiIII")
 CLSACT = 0xFFFFFFF1
 """TC_H_CLSACT: where the qdisc sits, be it clsact or ingress."""
 
+CLSACT_HANDLE = 0xFFFF0000
+"""The only one that it takes."""
+
 PARENTS = {HookPoint.INGRESS: 0xFFFFFFF2, HookPoint.EGRESS: 0xFFFFFFF3}
 
 ETH_P_ALL = 3
+
+DIRECT_ACTION = 1
+"""TCA_BPF_FLAG_ACT_DIRECT: the program's return code is the action."""
 
 
 class TcAttribute(IntEnum):
@@ -67,11 +71,10 @@ class Filter:
 
 
 class Clsact:
-    """Two netlink sockets of this network namespace. One thread at a time. Needs CAP_NET_ADMIN to change."""
+    """A netlink socket of this network namespace. Needs CAP_NET_ADMIN to change."""
 
     def __init__(self) -> None:
         self._netlink = RouteSocket()
-        self._route: Any = IPRoute()
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +82,6 @@ class Clsact:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._route.close()
         self._netlink.__exit__(kind, error, trace)
 
     def qdisc(self, index: IfIndex) -> str:
@@ -95,9 +97,13 @@ class Clsact:
     def add_qdisc(self, index: IfIndex) -> str:
         """Put a clsact qdisc where none is; the kind of the one that is there then. InterfaceGone, AttachError."""
         try:
-            self._route.tc("add", "clsact", index)
-        except NetlinkError as error:
-            if error.code != errno.EEXIST:
+            self._netlink.change(
+                MessageType.NEWQDISC,
+                encode(index, CLSACT_HANDLE, CLSACT, 0, "clsact"),
+                MessageFlag.CREATE | MessageFlag.EXCL,
+            )
+        except OSError as error:
+            if error.errno != errno.EEXIST:
                 _refuse(f"adding a clsact qdisc to interface {index}", error)
             return self.qdisc(index)
         return "clsact"
@@ -124,21 +130,23 @@ class Clsact:
         False: without `replace`, where the place is taken. InterfaceGone, AttachError.
         """
         try:
-            self._route.tc(
-                "replace-filter" if replace else "add-filter",
-                "bpf",
-                index,
-                handle,
-                fd=program_fd,
-                name=name,
-                parent=PARENTS[hook],
-                classid=1,
-                direct_action=True,
-                prio=priority,
-                protocol=ETH_P_ALL,
+            self._netlink.change(
+                MessageType.NEWFILTER,
+                encode(
+                    index,
+                    handle,
+                    PARENTS[hook],
+                    _info(priority, ETH_P_ALL),
+                    "bpf",
+                    classid=1,
+                    fd=program_fd,
+                    name=name,
+                    flags=DIRECT_ACTION,
+                ),
+                MessageFlag.CREATE | (MessageFlag.REPLACE if replace else MessageFlag.EXCL),
             )
-        except NetlinkError as error:
-            if error.code == errno.EEXIST and not replace:
+        except OSError as error:
+            if error.errno == errno.EEXIST and not replace:
                 return False
             _refuse(f"attaching to {hook} of interface {index} by clsact at priority {priority}", error)
         return True
@@ -146,20 +154,20 @@ class Clsact:
     def delete(self, index: IfIndex, hook: HookPoint, filter_: Filter) -> bool:
         """Take one bpf filter away; False where it is not there. AttachError."""
         try:
-            self._route.tc(
-                "del-filter",
-                "bpf",
-                index,
-                filter_.handle,
-                parent=PARENTS[hook],
-                prio=filter_.priority,
-                protocol=filter_.protocol,
+            self._netlink.change(
+                MessageType.DELFILTER,
+                encode(index, filter_.handle, PARENTS[hook], _info(filter_.priority, filter_.protocol), "bpf"),
             )
-        except NetlinkError as error:
-            if error.code in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
                 return False
             _refuse(f"detaching from {hook} of interface {index}", error)
         return True
+
+
+def _info(priority: int, protocol: int) -> int:
+    """tcm_info of a filter."""
+    return priority << 16 | socket.htons(protocol)
 
 
 def _filter(payload: bytes) -> Filter:
@@ -186,8 +194,8 @@ def _number(value: bytes) -> int:
     return struct.unpack("=I", value)[0] if value else 0
 
 
-def _refuse(attempt: str, error: OSError | NetlinkError) -> NoReturn:
-    number = error.code if isinstance(error, NetlinkError) else error.errno or 0
+def _refuse(attempt: str, error: OSError) -> NoReturn:
+    number = error.errno or 0
     message = f"{attempt}: {os.strerror(number)}"
     if number == errno.ENODEV:
         raise InterfaceGone(message) from error

@@ -1,4 +1,4 @@
-"""Declarations of the libbpf functions in use (libbpf >= 0.8), nothing else: their C types, as its headers say."""
+"""Declarations of the libbpf functions in use (libbpf 1), nothing else: their C types, as its headers say."""
 
 from __future__ import annotations
 
@@ -161,6 +161,6 @@ def library() -> ct.CDLL:
             function.restype = result
             function.argtypes = arguments
     except (OSError, AttributeError) as error:
-        raise LoadError(f"cannot use {SONAME}: {error}; install libbpf 0.8 or newer (Debian: libbpf1)") from error
+        raise LoadError(f"cannot use {SONAME}: {error}; install libbpf 1 (Debian: libbpf1)") from error
     lib.libbpf_set_print(None)
     return lib

@@ -42,6 +42,7 @@ class MessageType(IntEnum):
     NEWQDISC = 36
     GETQDISC = 38
     NEWFILTER = 44
+    DELFILTER = 45
     GETFILTER = 46
     NEWSTATS = 92
     GETSTATS = 94
@@ -53,6 +54,9 @@ class MessageFlag(IntFlag):
     REQUEST = 0x1
     ACK = 0x4
     ECHO = 0x8
+    REPLACE = 0x100
+    EXCL = 0x200
+    CREATE = 0x400
     DUMP_INTERRUPTED = 0x10
     DUMP = 0x300
 
@@ -99,6 +103,12 @@ class RouteSocket:
         with self._lock:
             messages = list(self._exchange(type_, _GET, payload))
         return messages[0] if messages else None
+
+    def change(self, type_: MessageType, payload: bytes, flags: int = 0) -> None:
+        """Done on return. OSError: what the kernel said."""
+        with self._lock:
+            for _ in self._exchange(type_, MessageFlag.REQUEST | MessageFlag.ACK | flags, payload):
+                continue
 
     def dump(self, type_: MessageType, payload: bytes) -> list[Message]:
         """All answers to a dump, of one moment: asked again where something changed meanwhile.

@@ -283,6 +283,9 @@ class Watch:
             self._gone.add(index)
         except (AttachError, KernelError) as error:
             self.failures_total += 1
+            before = self._watched.get(index)
+            if before is None or before.failure != str(error):
+                log.error("%s is not watched, tried again at each scan: %s", interface.name, error)
             self._watched[index] = Watched(interface, host, failure=str(error))
         else:
             self._watched[index] = Watched(interface, host, attached, why_not(interface, attached))

@@ -128,6 +128,7 @@ class Outbox:
         try:
             while (snapshot := self._next()) is not None:
                 self._hand_on(snapshot)
+                del snapshot  # not kept until the next one comes: it may be many megabytes
             self._sink.close()
         except SinkClosed as closed:
             self._fail(str(closed))
