@@ -12,9 +12,7 @@ from pydantic.alias_generators import to_camel
 class ApiModel(BaseModel):
     """A part of a resource: frozen, closed to unknown fields."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, use_attribute_docstrings=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
