@@ -126,7 +126,7 @@ def _table(columns: list[Column]) -> str:
     python = platform.python_version()
     cpus = os.cpu_count()
     return (
-        f"{table}\n\nMedians of {RUNS} runs of `make bench-loaders` on Linux {platform.release()}, {cpus} CPUs, "
+        f"{table}\n\nMedians of {RUNS} runs of `make bench-loaders` on Linux {platform.release().partition('-')[0]}, {cpus} CPUs, "
         f"Python {python}, BCC {_version('python3-bpfcc')}, libbpf {_version('libbpf1')}.\n"
     )
 
