@@ -124,9 +124,9 @@ def _table(columns: list[Column]) -> str:
     lines += [[name, *values] for name, *values in zip(ROWS, *cells, strict=True)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     python = platform.python_version()
-    cpus = os.cpu_count()
+    kernel, cpus = platform.release().partition("-")[0], os.cpu_count()
     return (
-        f"{table}\n\nMedians of {RUNS} runs of `make bench-loaders` on Linux {platform.release().partition('-')[0]}, {cpus} CPUs, "
+        f"{table}\n\nMedians of {RUNS} runs of `make bench-loaders` on Linux {kernel}, {cpus} CPUs, "
         f"Python {python}, BCC {_version('python3-bpfcc')}, libbpf {_version('libbpf1')}.\n"
     )
 
