@@ -63,7 +63,7 @@ class Monitor:
     pipeline: Pipeline
     outbox: Outbox
 
-    def state(self) -> MonitorState:
+    def state(self, missed_cuts: int) -> MonitorState:
         """What a scrape shows of it. KernelError."""
         pipeline = self.pipeline.state()
         watched = self.watch.watched()
@@ -80,7 +80,7 @@ class Monitor:
             map_used=pipeline.map_used,
             map_capacity=pipeline.map_capacity,
             cuts_total=pipeline.cuts_total,
-            missed_cuts_total=pipeline.skipped_cuts_total,
+            missed_cuts_total=missed_cuts + pipeline.skipped_cuts_total,
             delayed_reports_total=pipeline.delayed_reports_total,
             interfaces={"attached": len(watched) - failed, "failed": failed},
             attach_failures_total=self.watch.failures_total,
@@ -235,7 +235,9 @@ class Agent:
             kernel=os.uname().release,
             loader=self._loader,
             started_unix_s=self._started_unix_s,
-            monitors=tuple(monitor.state() for monitor in self.monitors.values()),
+            monitors=tuple(
+                monitor.state(self._cutter.missed_totals[monitor.uid]) for monitor in self.monitors.values()
+            ),
             late_s=self._cutter.late_ns / 1e9,
             failures_total=self._cutter.failures_total,
         )

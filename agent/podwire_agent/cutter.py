@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from podwire_agent.core.schedule import Cut, next_cut
+from podwire_agent.core.schedule import Cut, cut_number, next_cut
 from podwire_agent.errors import PodwireError
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import MonitorUid
@@ -30,6 +30,9 @@ class Cutter:
         """Steps that failed and are tried again at the next tick."""
         self.late_ns = 0
         """How late the last cut was."""
+        self.missed_totals = dict.fromkeys(periods_ns, 0)
+        """Cuts of each monitor that a stall or a step of the clock left out; their packets came with the next."""
+        self._numbers: dict[MonitorUid, int] = {}  # of each monitor's last cut
         self._pipelines = pipelines
         self._periods_ns = periods_ns
         self._clock = clock
@@ -66,10 +69,19 @@ class Cutter:
                 return
             self.late_ns = self._clock.unix_ns() - cut.at_unix_ns
             self._each(cut.monitors, "cutting", partial(Pipeline.cut, direction=cut.direction))
+            self._count_missed(cut)
             if cut.direction is FlowDirection.TO_POD:
                 with self._wanted:
                     self._due |= cut.monitors
                     self._wanted.notify_all()
+
+    def _count_missed(self, cut: Cut) -> None:
+        if cut.direction is not FlowDirection.FROM_POD:
+            return
+        for uid in cut.monitors:
+            number = cut_number(cut.at_unix_ns, self._periods_ns[uid])
+            self.missed_totals[uid] += max(0, number - self._numbers.get(uid, number - 1) - 1)
+            self._numbers[uid] = number
 
     def _drain_when_due(self) -> None:
         while True:

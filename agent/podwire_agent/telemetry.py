@@ -257,7 +257,7 @@ def _datapath(monitors: tuple[MonitorState, ...]) -> Iterator[Metric]:
     yield from (flows, last)
     counters: tuple[tuple[str, str, Callable[[MonitorState], int]], ...] = (
         ("cuts", "Epochs ended", lambda monitor: monitor.cuts_total),
-        ("missed_cuts", "Cuts left out: too many maps waited", lambda monitor: monitor.missed_cuts_total),
+        ("missed_cuts", "Cuts left out: stalled, or too many maps waited", lambda monitor: monitor.missed_cuts_total),
         ("delayed_reports", "Reports that waited for the sink", lambda monitor: monitor.delayed_reports_total),
         ("attach_failures", "Attempts to attach that failed", lambda monitor: monitor.attach_failures_total),
         ("evicted_flows", "Flows forgotten to make room", lambda monitor: monitor.evicted_flows_total),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -365,3 +367,25 @@ def test_validate_tells_of_each_file(place: Node) -> None:
     assert sum(str(bad) in line for line in done.stdout.splitlines()) == 2
     assert "none.yaml" in done.stdout
     assert place.run("validate", str(good)).returncode == 0
+
+
+def test_an_agent_that_was_stopped_for_a_while_misses_cuts_and_no_packets(host: Host, place: Node) -> None:
+    agent = started(place, "--listen", "127.0.0.1:9437")
+    os.kill(agent.process.pid, signal.SIGSTOP)
+    try:
+        send(host.pods[0], host.pods[1], 30)
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.process.wait(3.2)
+    finally:
+        os.kill(agent.process.pid, signal.SIGCONT)
+
+    def missed() -> float:
+        page = host.namespace.start(
+            lambda: urlopen("http://127.0.0.1:9437/metrics", timeout=5).read().decode()
+        ).result()
+        (value,) = re.findall(r"^podwire_agent_missed_cuts_total\{.*\} (.*)$", page, re.MULTILINE)
+        return float(value)
+
+    assert eventually(missed, "the missed cuts are counted") in (2, 3)
+    ended(place, host, agent)
+    assert datagrams_between(place, host.pods[0], host.pods[1]) == (30, 30)

@@ -14,7 +14,7 @@ from podwire_agent.errors import AttachError, InterfaceGone, KernelError
 from podwire_agent.kernel.cni import Role, Selection
 from podwire_agent.kernel.datapath import PROGRAMS, Datapath
 from podwire_agent.kernel.interfaces import Interfaces
-from podwire_agent.kernel.tc import Owner, TrafficControl, remove_link
+from podwire_agent.kernel.tc import Owner, TrafficControl, remove_defunct_links, remove_link
 from podwire_agent.kernel.verifiable import why_not
 from podwire_agent.layout import ATTACHMENT, FlowDirection
 from podwire_agent.model import Attached, Buffers, HookPoint, IfIndex, Interface, InterfaceCounters, Records
@@ -87,6 +87,7 @@ class Watch:
                 self._watched[index] = Watched(interface, bool(memory["host"]), failure="attached by a former agent")
             else:
                 self._gone.add(index)
+        remove_defunct_links(self._owner)
 
     def scan(self) -> None:
         """Look at every interface: attach to what is new, give up what is gone, put back what somebody took off.
