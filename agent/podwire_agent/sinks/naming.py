@@ -39,8 +39,8 @@ DIRECTIONS: dict[int, Literal["from_pod", "to_pod"]] = {
 
 REASONS: dict[int, str] = {reason: reason.name.removeprefix("UNSUPPORTED_").lower() for reason in UnsupportedReason}
 
-ADDRESSES_KEPT = 65536
-"""About 10 MB of text at most, then we begin anew."""
+ADDRESSES_KEPT = 32768
+"""About 5 MB of text at most, then we begin anew."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
