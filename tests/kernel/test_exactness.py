@@ -123,7 +123,7 @@ def test_an_agent_killed_after_any_step_of_a_tick_loses_and_doubles_nothing(
     with node(host.namespace) as place:
         agent = place.start()
         agent.ready()
-        with sending(pod.namespace, frames, flows, rate=25_000) as senders:
+        with sending(pod.namespace, frames, flows, rate=12_500) as senders:  # 16 s: as long as the kills take
             agent.kill()
             for steps in range(first + 1, 31, 6):
                 killed = place.start(module="tests.kernel.kill_at", arguments=[str(steps)])
