@@ -61,18 +61,33 @@ static __always_inline void note_tcp_flags(struct flow_stats *stats, __u8 flags)
 		stats->seen_rst = 1;
 }
 
-/* False: the map is full, nothing was added. Two CPUs may meet on a flow's first packet: the one whose
- * insert comes second finds the entry on its second look. */
-static __always_inline bool count(void *flows, const struct packet *packet, const struct wire_units *units)
+/* What was filtered: by interface in the ledger, by cause beside it. `verdict` is not MEASURED. */
+static __always_inline void filter(struct ledger *ledger, const struct rule_set *set, __u32 verdict,
+				   const struct traffic *traffic)
 {
-	struct flow_stats *stats = bpf_map_lookup_elem(flows, &packet->key);
+	__u32 half = set->half, cause = verdict - FIRST_CAUSE;
+	void *causes = bpf_map_lookup_elem(MAP(filtered_slots), &half);
+	struct traffic *cell = causes ? bpf_map_lookup_elem(causes, &cause) : NULL;
 
+	add_traffic(&ledger->filtered, traffic);
+	if (cell)
+		add_traffic(cell, traffic);
+}
+
+/*
+ * `stats`: the flow's record, NULL where it has none yet. False: the map is full, nothing was added. Two CPUs may meet
+ * on a flow's first packet: the one whose insert comes second finds the entry on its second look.
+ */
+static __always_inline bool count(void *flows, struct flow_stats *stats, const struct packet *packet,
+				  const struct wire_units *units, __u16 generation)
+{
 	if (!stats) {
 		struct flow_stats first = {};
 
 		first.packets = units->traffic.packets;
 		first.bytes = units->traffic.bytes;
 		first.first_mono_ns = first.last_mono_ns = now_mono_ns();
+		first.generation = generation;
 		first.estimated = units->estimated;
 		note_tcp_flags(&first, packet->tcp_flags);
 		if (!bpf_map_update_elem(flows, &packet->key, &first, BPF_NOEXIST))
@@ -84,6 +99,8 @@ static __always_inline bool count(void *flows, const struct packet *packet, cons
 	__sync_fetch_and_add(&stats->packets, units->traffic.packets);
 	__sync_fetch_and_add(&stats->bytes, units->traffic.bytes);
 	stats->last_mono_ns = now_mono_ns();
+	if (stats->generation != generation)
+		stats->generation = generation;
 	if (units->estimated)
 		stats->estimated = 1;
 	note_tcp_flags(stats, packet->tcp_flags);

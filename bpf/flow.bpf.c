@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Podwire's program at the TC hooks of a pod's host veth: see, parse, count. It returns TC_ACT_UNSPEC
+ * Podwire's program at the TC hooks of a pod's host veth: see, parse, match, count. It returns TC_ACT_UNSPEC
  * on every path (as TCX_NEXT: the next program decides) and never changes a buffer.
  */
 #include <linux/bpf.h>
@@ -11,6 +11,7 @@
 #include "maps.bpf.h"
 #include "parse.bpf.h"
 #include "wire.bpf.h"
+#include "match.bpf.h"
 #include "count.bpf.h"
 
 static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, const bool egress)
@@ -20,6 +21,8 @@ static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, c
 	int reason = parse(skb, &packet);
 	struct wire_units units = measure(skb, &packet, reason == PARSED, egress);
 	struct ledger *ledger = ledger_of(&ledger_key);
+	const struct rule_set *rules;
+	struct flow_stats *stats;
 	void *flows;
 
 	if (!ledger) /* not one of ours: user space makes the ledger before it attaches */
@@ -29,8 +32,18 @@ static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, c
 		add_unsupported(ledger, reason, &units.traffic);
 		return TC_ACT_UNSPEC;
 	}
+	rules = active_rule_set();
 	flows = active_flow_map(direction);
-	if (!flows || !count(flows, &packet, &units))
+	stats = flows ? bpf_map_lookup_elem(flows, &packet.key) : NULL;
+	if (rules && !(stats && stats->generation == (__u16)rules->generation)) {
+		__u32 verdict = verdict_of(rules, &packet.key, direction);
+
+		if (verdict != MEASURED) {
+			filter(ledger, rules, verdict, &units.traffic);
+			return TC_ACT_UNSPEC;
+		}
+	}
+	if (!flows || !count(flows, stats, &packet, &units, rules ? rules->generation : 0))
 		add_traffic(&ledger->overflowed, &units.traffic);
 	return TC_ACT_UNSPEC;
 }

@@ -37,6 +37,19 @@ enum unsupported_reason {
 	UNSUPPORTED_EXTENSION_DEPTH = 5, /* more than EXTENSION_LIMIT IPv6 extension headers */
 };
 
+/* The two lists of rules: index into rule_bits.of. */
+enum rule_list {
+	BLACKLIST = 0,
+	WHITELIST = 1,
+};
+
+/* What the rules say of a flow. Less FIRST_CAUSE an index into the counters of what was filtered. */
+enum rule_verdict {
+	MEASURED = 0,
+	FIRST_CAUSE = 1, /* the blacklist's first rule; the others follow in their order */
+	NOT_LISTED = 65, /* no rule of the whitelist holds */
+};
+
 /* Sizes that user space needs too. */
 enum flow_limit {
 	FLOW_DIRECTIONS = 2,
@@ -45,6 +58,14 @@ enum flow_limit {
 	EXTENSION_LIMIT = 6, /* RFC 8200 section 4.1 recommends at most 7 in total, one of them twice */
 	INTERFACE_LIMIT = 2048,
 	INTERFACE_NAME_BYTES = 16, /* IFNAMSIZ */
+	RULE_LISTS = 2,
+	RULE_HALVES = 2,       /* one in use, one that is filled */
+	RULE_LIMIT = 64,       /* rules in a list: a bit each */
+	FILTER_CAUSES = 65,    /* each rule of the blacklist, and the whitelist */
+	VERDICT_LIMIT = 16384, /* filtered flows whose verdict is remembered */
+	RULE_NAME_BYTES = 64,
+	PORTS = 65536,
+	PROTOCOLS = 256,
 };
 
 /* Who talks to whom over which interface, in one direction. No padding, every byte written. */
@@ -65,8 +86,8 @@ struct flow_stats {
 	__u64 bytes;	     /* bytes on the wire, Ethernet header and tags included */
 	__u64 first_mono_ns; /* a clock of jiffies resolution where the kernel has one (>= 5.11) */
 	__u64 last_mono_ns;
-	__u16 generation;  /* of the rule set that gave the verdict; 0 = no rules */
-	__u8 verdict;	   /* 0 = measured */
+	__u16 generation; /* low bits of that of the rule set under which the flow is measured; 0 = no rules */
+	__u8 zero;
 	__u8 estimated;	   /* 1: some bytes are estimated (a tunnel of unknown kind) */
 	__u8 seen_syn;	   /* 1: a SYN without ACK; one byte a flag, so that a store needs no lock */
 	__u8 seen_syn_ack; /* 1: a SYN with ACK */
@@ -117,9 +138,69 @@ struct attachment {
 	char name[INTERFACE_NAME_BYTES];
 };
 
+/* A set of rules, as a bit each: bit n stands for rule n of the list. */
+struct rule_bits {
+	__u64 of[RULE_LISTS]; /* index: enum rule_list */
+};
+
+/* The rules that hold for one end of a flow, as the end that they describe and as its peer. */
+struct end_bits {
+	struct rule_bits described;
+	struct rule_bits peer;
+};
+
+/* As flow_key has it. */
+struct address {
+	__u8 bytes[16];
+};
+
+/*
+ * What the rules say of an address. An entry of a prefix holds the union of all prefixes that cover it, since a look-up
+ * finds the longest one alone; one of an exact address too.
+ */
+struct address_bits {
+	struct end_bits far;  /* by all that is known of the address: its networks, and whose it is */
+	struct end_bits near; /* by its networks alone: whose the near end is, is told by the interface */
+};
+
+struct prefix_key {
+	__u32 length; /* bits; of an IPv4 prefix those of the mapped address */
+	struct address address;
+};
+
+/* What is to be known of a set of rules beside the maps of its half. Never changed once it is in use. */
+struct rule_set {
+	__u32 generation;	       /* of the set; the low 16 bits are never 0 */
+	__u32 half;		       /* index of its maps in their slots */
+	__u32 edition;		       /* of its names, which the counters are of */
+	__u32 hold;		       /* 1: an interface without an entry may be any pod's: all of it is measured */
+	struct rule_bits rules;	       /* those that there are */
+	struct rule_bits egress;       /* the described end may be the sender */
+	struct rule_bits ingress;      /* the described end may be the receiver */
+	struct end_bits stranger;      /* of an interface without an entry */
+	struct address_bits elsewhere; /* of an address without an entry */
+};
+
+/* That a flow is filtered, remembered for its next packet. Never changed in place. */
+struct known_verdict {
+	__u32 generation; /* of the rule set that gave it */
+	__u8 verdict;	  /* enum rule_verdict */
+	__u8 direction;	  /* enum flow_direction */
+	__u8 zero[2];
+};
+
+/* Of a rule, kept beside the counters that it gives a meaning: user space only. Index as the counters'. */
+struct rule_name {
+	char name[RULE_NAME_BYTES];
+};
+
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key has padding");
 _Static_assert(sizeof(struct flow_stats) == 40, "flow_stats has padding");
 _Static_assert(sizeof(struct ledger) % 8 == 0, "per-CPU values are multiples of 8 bytes");
 _Static_assert(sizeof(struct attachment) % 8 == 0, "attachment has padding");
+_Static_assert(sizeof(struct rule_set) == 160, "rule_set has padding");
+_Static_assert(sizeof(struct prefix_key) == 20, "prefix_key has padding");
+_Static_assert(sizeof(struct known_verdict) == 8, "known_verdict has padding");
+_Static_assert(NOT_LISTED - FIRST_CAUSE == RULE_LIMIT && FILTER_CAUSES == RULE_LIMIT + 1, "a cause has no counter");
 
 #endif

@@ -36,6 +36,21 @@ class UnsupportedReason(IntEnum):
     UNSUPPORTED_EXTENSION_DEPTH = 5
 
 
+class RuleList(IntEnum):
+    """enum rule_list"""
+
+    BLACKLIST = 0
+    WHITELIST = 1
+
+
+class RuleVerdict(IntEnum):
+    """enum rule_verdict"""
+
+    MEASURED = 0
+    FIRST_CAUSE = 1
+    NOT_LISTED = 65
+
+
 class FlowLimit(IntEnum):
     """enum flow_limit"""
 
@@ -45,6 +60,14 @@ class FlowLimit(IntEnum):
     EXTENSION_LIMIT = 6
     INTERFACE_LIMIT = 2048
     INTERFACE_NAME_BYTES = 16
+    RULE_LISTS = 2
+    RULE_HALVES = 2
+    RULE_LIMIT = 64
+    FILTER_CAUSES = 65
+    VERDICT_LIMIT = 16384
+    RULE_NAME_BYTES = 64
+    PORTS = 65536
+    PROTOCOLS = 256
 
 
 FLOW_KEY: Final[np.dtype[np.void]] = np.dtype(
@@ -65,7 +88,7 @@ FLOW_STATS: Final[np.dtype[np.void]] = np.dtype(
             "first_mono_ns",
             "last_mono_ns",
             "generation",
-            "verdict",
+            "zero",
             "estimated",
             "seen_syn",
             "seen_syn_ack",
@@ -138,6 +161,86 @@ ATTACHMENT: Final[np.dtype[np.void]] = np.dtype(
 )
 """struct attachment"""
 
+RULE_BITS: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["of"],
+        "formats": [("u8", (2,))],
+        "offsets": [0],
+        "itemsize": 16,
+    }
+)
+"""struct rule_bits"""
 
-FINGERPRINT: Final = "50feaa303d2e464e"
+END_BITS: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["described", "peer"],
+        "formats": [RULE_BITS, RULE_BITS],
+        "offsets": [0, 16],
+        "itemsize": 32,
+    }
+)
+"""struct end_bits"""
+
+ADDRESS: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["bytes"],
+        "formats": [("u1", (16,))],
+        "offsets": [0],
+        "itemsize": 16,
+    }
+)
+"""struct address"""
+
+ADDRESS_BITS: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["far", "near"],
+        "formats": [END_BITS, END_BITS],
+        "offsets": [0, 32],
+        "itemsize": 64,
+    }
+)
+"""struct address_bits"""
+
+PREFIX_KEY: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["length", "address"],
+        "formats": ["u4", ADDRESS],
+        "offsets": [0, 4],
+        "itemsize": 20,
+    }
+)
+"""struct prefix_key"""
+
+RULE_SET: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["generation", "half", "edition", "hold", "rules", "egress", "ingress", "stranger", "elsewhere"],
+        "formats": ["u4", "u4", "u4", "u4", RULE_BITS, RULE_BITS, RULE_BITS, END_BITS, ADDRESS_BITS],
+        "offsets": [0, 4, 8, 12, 16, 32, 48, 64, 96],
+        "itemsize": 160,
+    }
+)
+"""struct rule_set"""
+
+KNOWN_VERDICT: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["generation", "verdict", "direction", "zero"],
+        "formats": ["u4", "u1", "u1", ("u1", (2,))],
+        "offsets": [0, 4, 5, 6],
+        "itemsize": 8,
+    }
+)
+"""struct known_verdict"""
+
+RULE_NAME: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["name"],
+        "formats": ["S64"],
+        "offsets": [0],
+        "itemsize": 64,
+    }
+)
+"""struct rule_name"""
+
+
+FINGERPRINT: Final = "55d9bb5058d72407"
 """Of the names, values, offsets and sizes: maps pinned under another one hold other bytes."""

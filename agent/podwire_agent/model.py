@@ -176,3 +176,50 @@ class Snapshot:
     ledgers: tuple[Ledger, ...] = ()
     final: bool = False
     """The last report before an orderly end."""
+
+
+class RuleListName(StrEnum):
+    """A list of rules, as the resource and the metrics call it."""
+
+    BLACKLIST = "blacklist"
+    WHITELIST = "whitelist"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a flow is filtered."""
+
+    list: RuleListName
+    rule: str
+    """The blacklist's first rule that holds; "": no rule of the whitelist does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Entries of a map: keys and values of shape (n,), each key once."""
+
+    keys: Records | NDArray[np.uint32]
+    values: Records
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RuleEntries:
+    """A set of rules as the program reads it (bpf/match.bpf.h). An empty table: no rule asks."""
+
+    blacklist: tuple[str, ...]
+    """The names of its rules; their counters have the same indexes."""
+    settings: Records
+    """layout.RULE_SET of shape (1,), but for generation, half and edition."""
+    interfaces: Table
+    """ifindex -> layout.END_BITS."""
+    addresses: Table
+    """layout.ADDRESS -> layout.ADDRESS_BITS."""
+    prefixes: Table
+    """layout.PREFIX_KEY -> layout.ADDRESS_BITS."""
+    ports: Table
+    """0 to 65535 -> layout.RULE_BITS, or none."""
+    protocols: Table
+    """0 to 255 -> layout.RULE_BITS, or none."""

@@ -12,16 +12,29 @@ import numpy as np
 import pytest
 
 from podwire_agent import layout
+from podwire_agent.kernel.rule_maps import RULE_MAPS
 from tools import generate_layout
 from tools.compile_bpf import BPF, VARIANTS, compile_object
 
 Described = dict[str, Any]
 
+SHAPES = {
+    "rule_slot": "rule_set_shape",
+    "rule_interfaces": "interface_shape",
+    "rule_addresses": "address_shape",
+    "rule_prefixes": "prefix_shape",
+    "rule_ports": "port_shape",
+    "rule_protocols": "protocol_shape",
+    "filtered_slots": "filtered_shape",
+}
 MAPS = {
     "flow_map_shape": (layout.FLOW_KEY, layout.FLOW_STATS),
     "ledgers": (layout.LEDGER_KEY, layout.LEDGER),
     "attachments": (np.dtype("u4"), layout.ATTACHMENT),
     "flow_slots": (np.dtype("u4"), None),
+    "known_verdicts": (layout.FLOW_KEY, layout.KNOWN_VERDICT),
+    **{SHAPES[name]: (shape.key, shape.value) for name, shape in RULE_MAPS.items()},
+    **dict.fromkeys(RULE_MAPS, (np.dtype("u4"), None)),
 }
 
 
@@ -122,7 +135,7 @@ def test_attachment_has_an_index_for_every_direction() -> None:
         pytest.param(r"EXTENSION_LIMIT = \d+", "EXTENSION_LIMIT = 3", False, id="nor does a limit of the parser"),
         pytest.param(r"__u8 seen_fin", "__u8 seen_end", True, id="another name of a member does"),
         pytest.param(
-            r"__u16 generation;(.*?)__u8 verdict;", r"__u8 verdict;\1__u16 generation;", True, id="and an order"
+            r"__u16 generation;(.*?)__u8 estimated;", r"__u8 estimated;\1__u16 generation;", True, id="and an order"
         ),
         pytest.param(r"UNSUPPORTED_ARP = 0", "UNSUPPORTED_ARP = 9", True, id="and what an index stands for"),
     ],

@@ -15,6 +15,8 @@ import pytest
 from podwire_agent import layout
 from podwire_agent.kernel.loader import Loaded, Loader
 from podwire_agent.kernel.objects import Map
+from podwire_agent.kernel.rule_maps import RULE_MAPS
+from podwire_agent.kernel.rule_sets import RuleSets
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import Records
 from tools.compile_bpf import BPF, VARIANTS, compile_object
@@ -62,8 +64,13 @@ def counts(cells: Records) -> Counts:
 class Datapath:
     """The loaded program with a flow map a direction."""
 
-    def __init__(self, loaded: Loaded, flow_entries: int = 4096) -> None:
+    def __init__(self, loaded: Loaded, flow_entries: int = 4096, pins: Path | None = None) -> None:
+        """`pins`: a directory on bpffs, where there are to be rules."""
         self.programs = loaded.programs
+        self.verdicts = Map(loaded.maps["known_verdicts"], layout.FLOW_KEY, layout.KNOWN_VERDICT)
+        self._rule_slots = {name: Map(loaded.maps[name], SLOT, SLOT) for name in RULE_MAPS}
+        if pins is not None:
+            self.rules = RuleSets(self._rule_slots, pins)
         self.ledgers = Map(loaded.maps["ledgers"], layout.LEDGER_KEY, layout.LEDGER, per_cpu=True)
         self.slots = Map(loaded.maps["flow_slots"], SLOT, SLOT)
         os.close(loaded.maps["attachments"])
@@ -78,8 +85,11 @@ class Datapath:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for owned in (self.ledgers, self.slots, *self.flow_maps.values(), *self.programs.values()):
+        maps = (self.ledgers, self.slots, self.verdicts, *self._rule_slots.values(), *self.flow_maps.values())
+        for owned in (*maps, *self.programs.values()):
             owned.close()
+        if hasattr(self, "rules"):
+            self.rules.__exit__(None, None, None)
 
     def watch(self, ifindex: int) -> None:
         """Make the interface's two ledgers, or clear them."""
@@ -87,7 +97,9 @@ class Datapath:
             self.ledgers.update(_ledger_key(ifindex, direction), np.zeros(self.ledgers.copies, layout.LEDGER))
 
     def forget(self) -> None:
-        """Drop all flows and ledgers."""
+        """Drop all flows, ledgers and rules."""
+        if hasattr(self, "rules"):
+            self.rules.apply(None)
         for direction in self.flow_maps.values():
             for key in direction.read()[0]:
                 direction.delete(key)
@@ -142,8 +154,15 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def loaded_datapath(loader: Loader) -> Iterator[Datapath]:
     """Loaded once by each loader; use `datapath`."""
-    with Datapath(loader.load({})) as made:
-        yield made
+    pins = Path("/sys/fs/bpf") / f"pw-test-{os.getpid()}-datapath"
+    pins.mkdir(exist_ok=True)
+    try:
+        with Datapath(loader.load({}), pins=pins) as made:
+            yield made
+    finally:
+        for pin in pins.iterdir():
+            pin.unlink()
+        pins.rmdir()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,23 @@ import numpy as np
 from podwire_agent.errors import LoadError
 from podwire_agent.kernel.loader import Loaded, last_words
 from podwire_agent.kernel.objects import Map, MapFlag, MapType, Program
-from podwire_agent.layout import ATTACHMENT, FLOW_KEY, FLOW_STATS, LEDGER, LEDGER_KEY, FlowLimit
+from podwire_agent.kernel.rule_maps import RULE_MAPS, make_slots
+from podwire_agent.layout import (
+    ADDRESS,
+    ADDRESS_BITS,
+    ATTACHMENT,
+    END_BITS,
+    FLOW_KEY,
+    FLOW_STATS,
+    KNOWN_VERDICT,
+    LEDGER,
+    LEDGER_KEY,
+    PREFIX_KEY,
+    RULE_BITS,
+    RULE_SET,
+    TRAFFIC,
+    FlowLimit,
+)
 
 CHILD = Path(__file__).with_name("bcc_child.py")
 CHILD_S = 60.0
@@ -55,11 +72,28 @@ MAPS: Mapping[str, Callable[[], Map]] = {
     "attachments": lambda: Map.create(
         "attachments", WORD, ATTACHMENT, FlowLimit.INTERFACE_LIMIT, flags=MapFlag.NO_PREALLOC
     ),
+    "known_verdicts": lambda: Map.create(
+        "known_verdicts", FLOW_KEY, KNOWN_VERDICT, FlowLimit.VERDICT_LIMIT, MapType.LRU_HASH
+    ),
+    **{name: partial(make_slots, name) for name in RULE_MAPS},
 }
 """The maps of bpf/maps.bpf.h, whose declarations only libbpf reads."""
 
 
-SIZES = {"flow_key": FLOW_KEY, "flow_stats": FLOW_STATS, "ledger_key": LEDGER_KEY, "ledger": LEDGER}
+SIZES = {
+    "flow_key": FLOW_KEY,
+    "flow_stats": FLOW_STATS,
+    "ledger_key": LEDGER_KEY,
+    "ledger": LEDGER,
+    "address": ADDRESS,
+    "address_bits": ADDRESS_BITS,
+    "end_bits": END_BITS,
+    "known_verdict": KNOWN_VERDICT,
+    "prefix_key": PREFIX_KEY,
+    "rule_bits": RULE_BITS,
+    "rule_set": RULE_SET,
+    "traffic": TRAFFIC,
+}
 """The maps are made from layout.py, the programs from flow.h: the compiler checks that they are of one version."""
 
 

@@ -16,6 +16,8 @@ from podwire_agent.errors import LoadError, StateError
 from podwire_agent.kernel.loader import Loader
 from podwire_agent.kernel.objects import Map, Program, UpdateFlag, sum_over_cpus
 from podwire_agent.kernel.rotation import SLOT, Frozen, Rotation
+from podwire_agent.kernel.rule_maps import RULE_MAPS
+from podwire_agent.kernel.rule_sets import RuleSets
 from podwire_agent.layout import (
     ATTACHMENT,
     FINGERPRINT,
@@ -54,6 +56,7 @@ class Datapath:
         self._ledgers = maps["ledgers"]
         self._attachments = maps["attachments"]
         self._slots = maps["flow_slots"]
+        self.rules: RuleSets
         self.rotations: dict[FlowDirection, Rotation] = {}
         self.inherited: list[Frozen] = []
         """What a former agent froze and did not drain, oldest first a direction."""
@@ -81,12 +84,15 @@ class Datapath:
                     f"the object that {loader.name} loaded lacks {', '.join(sorted(lacking))}: it is of another "
                     "version, or not ours; build it with `make build`, or choose other --objects"
                 )
+            for name in loaded.maps.keys() - _SHAPES.keys():  # the program's own
+                os.close(loaded.maps[name])
             maps = {
                 name: stack.enter_context(Map(loaded.maps[name], key, value, per_cpu=per_cpu))
                 for name, (key, value, per_cpu) in _SHAPES.items()
             }
             self = cls(directory, ExitStack(), loaded.programs, maps)
             self.adopted = adopted
+            self.rules = stack.enter_context(RuleSets(maps, directory))
             for direction in FlowDirection:
                 if adopted:
                     self.rotations[direction], frozen = Rotation.adopt(maps[COMMIT_PIN], direction, directory)
@@ -157,6 +163,7 @@ _SHAPES: Mapping[str, tuple[np.dtype[Any], np.dtype[Any], bool]] = {
     "ledgers": (LEDGER_KEY, LEDGER, True),
     "attachments": (INDEX, ATTACHMENT, False),
     COMMIT_PIN: (SLOT, SLOT, False),
+    **dict.fromkeys(RULE_MAPS, (SLOT, SLOT, False)),
 }
 
 

@@ -139,6 +139,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "bpf_map_lookup_elem": (ct.c_int, [_FD, _BUFFER, _BUFFER]),
     "bpf_map_update_elem": (ct.c_int, [_FD, _BUFFER, _BUFFER, ct.c_uint64]),
     "bpf_map_delete_elem": (ct.c_int, [_FD, _BUFFER]),
+    "bpf_map_update_batch": (ct.c_int, [_FD, _BUFFER, _BUFFER, _COUNT, ct.c_void_p]),
     "bpf_map_lookup_batch": (ct.c_int, [_FD, _BUFFER, _BUFFER, _BUFFER, _BUFFER, _COUNT, ct.c_void_p]),
     "bpf_obj_pin": (ct.c_int, [_FD, ct.c_char_p]),
     "bpf_obj_get": (_FD, [ct.c_char_p]),

@@ -17,8 +17,8 @@ from podwire_agent.kernel.libbpf import ObjectOpenOpts, library
 from podwire_agent.kernel.objects import Program
 
 LOG_BYTES = 1 << 18
-SHAPES = frozenset({"flow_map_shape"})
-"""Maps of the object that only describe others."""
+SHAPE = "_shape"
+"""How the maps of the object end that only describe others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class LibbpfLoader:
             stack.callback(lib.bpf_object__close, handle)
             maps = dict(_each(lib.bpf_object__next_map, lib.bpf_map__name, handle))
             for name, map_handle in maps.items():
-                if name in SHAPES:
+                if name.endswith(SHAPE):
                     lib.bpf_map__set_autocreate(map_handle, False)
                 elif name in reuse and (code := lib.bpf_map__reuse_fd(map_handle, reuse[name])) < 0:
                     raise LoadError(f"using the pinned map {name}: {os.strerror(-code)}")
@@ -84,7 +84,7 @@ class LibbpfLoader:
             programs = _each(lib.bpf_object__next_program, lib.bpf_program__name, handle)
             return Loaded(
                 programs={name: Program(os.dup(lib.bpf_program__fd(program))) for name, program in programs},
-                maps={name: os.dup(lib.bpf_map__fd(item)) for name, item in maps.items() if name not in SHAPES},
+                maps={name: os.dup(lib.bpf_map__fd(item)) for name, item in maps.items() if not name.endswith(SHAPE)},
             )
 
 

@@ -11,10 +11,14 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from podwire_agent.errors import KernelError, StateError
 from podwire_agent.kernel.libbpf import MapCreateOpts, MapInfo, ProgInfo, TestRunOpts, library
 from podwire_agent.model import Records
+
+ENOTSUPP = 524
+"""The kernel's own: this kind of map does not do it."""
 
 BATCH = 8192
 """Entries read in one call: more gain nothing, and the kernel does not yield within a call."""
@@ -24,8 +28,17 @@ class MapType(IntEnum):
     """enum bpf_map_type, those in use."""
 
     HASH = 1
+    ARRAY = 2
     PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
+
+    @property
+    def per_cpu(self) -> bool:
+        """A value has a copy for each CPU."""
+        return self in {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY}
 
 
 class MapFlag(IntEnum):
@@ -137,7 +150,7 @@ class Map(Descriptor):
         fd = library().bpf_map_create(kind, name.encode()[:15], key.itemsize, value.itemsize, entries, ct.byref(opts))
         if fd < 0:
             refuse(f"making the map {name} of {entries} entries", fd)
-        return cls(fd, key, value, per_cpu=kind is MapType.PERCPU_HASH)
+        return cls(fd, key, value, per_cpu=kind.per_cpu)
 
     @classmethod
     def pinned(cls, path: Path, key: np.dtype[Any], value: np.dtype[Any], *, per_cpu: bool = False) -> Self:
@@ -164,7 +177,7 @@ class Map(Descriptor):
             refuse("reading a map's entry", code)
         return value
 
-    def update(self, key: Records, value: Records, flag: UpdateFlag = UpdateFlag.ANY) -> bool:
+    def update(self, key: Records | NDArray[np.uint32], value: Records, flag: UpdateFlag = UpdateFlag.ANY) -> bool:
         """Put one entry; `value` has shape (copies,). False where `flag` forbids it. KernelError."""
         key, value = np.ascontiguousarray(key, self.key), np.ascontiguousarray(value, self.value)
         code = library().bpf_map_update_elem(self.fd, key.ctypes.data, value.ctypes.data, flag)
@@ -173,6 +186,21 @@ class Map(Descriptor):
         if code < 0:
             refuse("writing a map's entry", code)
         return True
+
+    def fill(self, keys: Records | NDArray[np.uint32], values: Records) -> None:
+        """Put many entries, each new or not: keys and values of shape (n,). KernelError."""
+        keys, values = np.ascontiguousarray(keys, self.key), np.ascontiguousarray(values, self.value)
+        count = ct.c_uint32(len(keys))
+        code = (
+            library().bpf_map_update_batch(self.fd, keys.ctypes.data, values.ctypes.data, ct.byref(count), None)
+            if len(keys)
+            else 0
+        )
+        if code == -ENOTSUPP:  # an LPM trie before Linux 5.16 (commit f56387c534cf)
+            for each in range(len(keys)):
+                self.update(keys[each : each + 1], values[each : each + 1])
+        elif code < 0:
+            refuse(f"writing {len(keys)} entries into a map", code)
 
     def delete(self, key: Records) -> bool:
         """Drop one entry; False where there was none. KernelError."""

@@ -7,6 +7,10 @@
 #error "the LLVM of this BCC is too old: 11 or newer is needed"
 #endif
 
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+
 #define SEC(name) /* BCC takes each function for a program and chooses its section; the license is GPL to it */
 
 #endif

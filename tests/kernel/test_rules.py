@@ -1,0 +1,73 @@
+"""Rules through the real program by BPF_PROG_TEST_RUN: its verdicts are those of the plain reading."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import numpy as np
+
+from podwire_agent import layout
+from podwire_agent.core.rule_entries import RuleCompiler
+from podwire_agent.core.rules import Flow, verdict_at
+from podwire_agent.kernel.objects import Program
+from podwire_agent.layout import FlowDirection, RuleVerdict
+from podwire_agent.model import Cause, Records, RuleListName
+from tests import rule_worlds
+from tests.kernel.datapath_fixtures import LOOPBACK, Datapath
+
+PROGRAM = {FlowDirection.FROM_POD: "veth_ingress", FlowDirection.TO_POD: "veth_egress"}
+WORLDS = 100
+PACKETS = 1000
+
+
+def key_of(flow: Flow) -> Records:
+    """The layout.FLOW_KEY of shape (1,) that it has on the loopback."""
+    key = np.zeros(1, layout.FLOW_KEY)
+    key["src_address"], key["dst_address"] = (
+        np.frombuffer(each, "u1") for each in (flow.src_address, flow.dst_address)
+    )
+    key["src_port"], key["dst_port"], key["ifindex"] = flow.src_port, flow.dst_port, LOOPBACK
+    key["protocol"], key["kind"] = flow.protocol, flow.kind
+    return key
+
+
+def programs_verdicts(datapath: Datapath, flows: Iterable[Flow], blacklist: tuple[str, ...]) -> list[Cause | None]:
+    """Of each flow, by where its packet went."""
+    found: list[Cause | None] = []
+    generation = datapath.rules.generation
+    for flow in flows:
+        key = key_of(flow)
+        datapath.programs[PROGRAM[flow.direction]].test_run(rule_worlds.frame(flow))
+        known = datapath.verdicts.lookup(key)
+        counted = datapath.flow_maps[flow.direction].lookup(key)
+        judged = known is not None and known["generation"][0] == generation and known["direction"] == flow.direction
+        measured = counted is not None and counted["generation"][0] == generation & 0xFFFF
+        assert judged is not measured, flow
+        found.append(_cause(int(known["verdict"][0]), blacklist) if judged and known is not None else None)
+    return found
+
+
+def _cause(verdict: int, blacklist: tuple[str, ...]) -> Cause:
+    if verdict == RuleVerdict.NOT_LISTED:
+        return Cause(RuleListName.WHITELIST, "")
+    return Cause(RuleListName.BLACKLIST, blacklist[verdict - RuleVerdict.FIRST_CAUSE])
+
+
+def test_the_program_and_the_plain_reading_agree_on_100_000_random_packets(datapath: Datapath) -> None:
+    chance = random.Random(6)
+    seen: set[Cause | None] = set()
+    for number in range(WORLDS):
+        rules, view, interface = rule_worlds.world(chance, rules=64 if number % 10 == 0 else 6)
+        datapath.forget()
+        datapath.watch(LOOPBACK)
+        datapath.rules.apply(RuleCompiler(rules).compile(view))
+        if not rules.all:
+            continue
+        flows = list({rule_worlds.flow(chance) for _ in range(PACKETS)})
+        names = tuple(rule.name for rule in rules.blacklist)
+        wanted = [verdict_at(rules, view, flow, interface) for flow in flows]
+        for flow, expected, found in zip(flows, wanted, programs_verdicts(datapath, flows, names), strict=True):
+            assert found == expected, (number, flow, rules)
+        seen |= set(wanted)
+    assert len(seen) > 12
