@@ -33,7 +33,7 @@ NAMESPACES = ("shop", "data", "kube-system")
 APPS = ("web", "db", "cache")
 ADDRESSES = [packed(f"10.{a}.0.{b}") for a in (1, 2) for b in range(1, 7)] + [
     packed(text)
-    for text in ("192.0.2.1", "0.0.0.0", "255.255.255.255", "fd00::1", "fd00::2", "fd00:1::3", "::1", "2001:db8::fffe",
+    for text in ("192.0.2.1", "0.0.0.1", "255.255.255.255", "fd00::1", "fd00::2", "fd00:1::3", "::1", "2001:db8::fffe",
                  "::fffe:a01:1", "64:ff9b::a01:1")
 ]  # fmt: skip
 CIDRS = (

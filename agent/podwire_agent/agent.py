@@ -38,6 +38,7 @@ from podwire_agent.model import MonitorUid
 from podwire_agent.outputs import sinks_for
 from podwire_agent.pipeline import Job, Pipeline
 from podwire_agent.ports import Sink
+from podwire_agent.rulekeeper import RuleKeeper
 from podwire_agent.settings import LoaderName, Settings
 from podwire_agent.sinks.outbox import Outbox
 from podwire_agent.state import StateDirectory
@@ -62,6 +63,7 @@ class Monitor:
     watch: Watch
     pipeline: Pipeline
     outbox: Outbox
+    rules: RuleKeeper
 
     def state(self, missed_cuts: int) -> MonitorState:
         """What a scrape shows of it. KernelError."""
@@ -75,6 +77,7 @@ class Monitor:
             last_drain_unix_s=pipeline.last_drain_unix_ns / 1e9,
             paused=self.paused,
             accounts=self.pipeline.accounts(),
+            filtered=self.pipeline.filtered(),
             flows=pipeline.flows,
             evicted_flows_total=pipeline.evicted_flows_total,
             map_used=pipeline.map_used,
@@ -101,7 +104,7 @@ class Agent:
     """Context manager: attached on entry; on exit drained, reported and, unless kept, without a trace."""
 
     def __init__(self, resources: Sequence[NetworkMonitor], settings: Settings, stop: threading.Event) -> None:
-        """`stop` is set by the agent too, once nobody reads its lines any more."""
+        """`stop` is set by the agent too, once nobody reads its lines any more. ResourceError."""
         self.failed = False
         """Something went wrong that the exit code should tell."""
         self.monitors: dict[MonitorUid, Monitor] = {}
@@ -110,6 +113,7 @@ class Agent:
         self._loader = ""
         self._cutter: Cutter
         self._resources = resources
+        self._rules = {MonitorUid(resource.uid): RuleKeeper.of(resource.spec, settings.refs) for resource in resources}
         self._stop = stop
         self._settings = settings
         self._clock = SystemClock()
@@ -182,6 +186,8 @@ class Agent:
         watch = Watch(datapath, control, interfaces, selector_of(spec).select, owner)
         if fresh:
             undo.callback(datapath.remove)
+        rules = self._rules[uid]
+        rules.enforce(datapath.rules)
         outbox = stack.enter_context(Outbox(sink, self._nobody_reads))
         job = Job(
             uid=uid,
@@ -204,7 +210,7 @@ class Agent:
             watch.scan()
         pipeline.absorb(predecessors)
         self.monitors[uid] = Monitor(
-            uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox
+            uid, job.name, spec.polling_period_ns, spec.paused, datapath, watch, pipeline, outbox, rules
         )
         return undo
 
@@ -270,6 +276,8 @@ class Agent:
                 if monitor.paused:
                     continue
                 try:
+                    if due:
+                        monitor.rules.renew(monitor.datapath.rules)
                     monitor.watch.change(changes.changed, changes.removed)
                     # What is removed here may live on elsewhere: a veth's end that moved away makes the other
                     # one a pod's, and the kernel does not tell of that.

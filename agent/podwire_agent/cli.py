@@ -139,6 +139,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         loader=getattr(options, "loader", LoaderName.LIBBPF),
         listen=getattr(options, "listen", "off"),
         node=getattr(options, "node", None) or os.uname().nodename,
+        refs=getattr(options, "refs", None),
         keep=getattr(options, "keep", False),
     )
 
@@ -176,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
         default=default_loader_name(),
         metavar="{libbpf,bcc}",
         help="who brings the programs into the kernel (PODWIRE_LOADER, else libbpf)",
+    )
+    run.add_argument(
+        "--refs", type=Path, metavar="DIR", help="where cidrsFrom finds ConfigMaps, as DIR/configmaps/NAME/KEY"
     )
     run.add_argument("--keep", action="store_true", help="stay attached at the end; the next run goes on from there")
     run.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")

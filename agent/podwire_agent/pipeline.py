@@ -26,9 +26,10 @@ from podwire_agent.errors import StateError
 from podwire_agent.kernel.datapath import Datapath
 from podwire_agent.kernel.predecessor import Predecessor
 from podwire_agent.kernel.rotation import Frozen, release
+from podwire_agent.kernel.rule_sets import Edition
 from podwire_agent.kernel.watch import Account, Watch
 from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FlowDirection
-from podwire_agent.model import IfIndex, Ledger, MonitorUid, Snapshot, Traffic
+from podwire_agent.model import Cause, IfIndex, Ledger, MonitorUid, Snapshot, Traffic
 from podwire_agent.ports import Clock, Outlet, StepObserver
 
 FLOW_MEMORY = 4
@@ -173,6 +174,7 @@ class Pipeline:
         if self._books.offer is not None and self._outgoing is None and self._outlet.idle:
             self._books.flows.confirm()
             self._books.offer = None
+        former = self._fold_filtered()
         self._books.flows.expire(self._clock.mono_ns(), IDLE_NS)
         self._settle(closing)
         self._report(final=final)
@@ -181,6 +183,8 @@ class Pipeline:
         for item in cut:
             release(item)
             self._frozen.popleft()
+        for edition in former:
+            self._datapath.rules.release(edition)
         with self._settling:
             for index in self._books.leaving:
                 self._watch.settle(index)
@@ -199,6 +203,17 @@ class Pipeline:
             for ledger in self._ledgers():
                 accounts[ledger.direction] = accounts[ledger.direction].plus(ledger)
             return accounts
+
+    def filtered(self) -> dict[Cause, Traffic]:
+        """By each rule that is in use or was, what it filtered until now. From any thread. KernelError."""
+        with self._settling:
+            totals = dict(self._books.filtered)
+            former, current = self._datapath.rules.editions()
+            for edition in [*former, *([current] if current else [])]:
+                if edition.number > self._books.last_edition():
+                    for cause, traffic in edition.read().items():
+                        totals[cause] = totals.get(cause, Traffic()) + traffic
+            return totals
 
     def state(self) -> PipelineState:
         """Figures for metrics and status."""
@@ -224,6 +239,15 @@ class Pipeline:
         self._map_used[frozen.direction] = len(keys)
         self._observer.step(Step.FOLDED)
 
+    def _fold_filtered(self) -> list[Edition]:
+        """What the rules filtered whose names are in use no more; release them once it is in a checkpoint."""
+        former, _ = self._datapath.rules.editions()
+        for edition in former:
+            filtered = edition.read()
+            with self._settling:
+                self._books.fold_filtered(edition.number, filtered)
+        return former
+
     def _absorb(self, predecessor: Predecessor) -> None:
         fingerprint = predecessor.fingerprint
         flows = [
@@ -232,6 +256,8 @@ class Pipeline:
             for keys, stats in predecessor.flows(direction, self._books.last_epoch(direction, fingerprint))
         ]
         self._books.absorb(fingerprint, flows, predecessor.ledgers())
+        for edition, filtered in predecessor.filtered().items():
+            self._books.fold_filtered(edition, filtered, fingerprint)
 
     def _settle(self, indexes: frozenset[IfIndex]) -> None:
         """Interfaces that were gone before both cuts: their records are all folded."""

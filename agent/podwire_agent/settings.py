@@ -43,5 +43,7 @@ class Settings:
     listen: str = DEFAULT_LISTEN
     """Address and port of /healthz, /readyz and /metrics; "off" for none."""
     node: str = field(default_factory=lambda: os.uname().nodename)
+    refs: Path | None = None
+    """Where ConfigMaps and Secrets are that the resources name."""
     keep: bool = False
     """Stay attached at the end, for a successor."""

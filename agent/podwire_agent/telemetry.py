@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FlowDirection
-from podwire_agent.model import Traffic
+from podwire_agent.model import Cause, Traffic
 from podwire_agent.sinks.naming import DIRECTIONS
 from podwire_agent.sinks.outbox import OutboxCounters
 
@@ -50,6 +50,7 @@ class MonitorState:
     """0: none yet."""
     paused: bool = False
     accounts: Mapping[FlowDirection, Accounts] = field(default_factory=dict)
+    filtered: Mapping[Cause, Traffic] = field(default_factory=dict)
     flows: int = 0
     """Rows of the flow table."""
     evicted_flows_total: int = 0
@@ -177,6 +178,7 @@ class AgentCollector(Collector):
         )
         yield from self._step_times.collect()
         yield from _ledger(state.monitors)
+        yield _filtered(state.monitors)
         yield from _datapath(state.monitors)
         yield from _sinks(state.monitors)
 
@@ -229,6 +231,18 @@ def _ledger(monitors: Iterable[MonitorState]) -> Iterator[Metric]:
                 octets.add_metric([monitor.name, DIRECTIONS[direction], name], traffic.bytes)
     yield packets
     yield octets
+
+
+def _filtered(monitors: tuple[MonitorState, ...]) -> Metric:
+    packets = CounterMetricFamily(
+        "podwire_filtered_packets_total",
+        "Filtered packets by the rule they are charged to",
+        labels=["monitor", "list", "rule"],
+    )
+    for monitor in monitors:
+        for cause, traffic in monitor.filtered.items():
+            packets.add_metric([monitor.name, cause.list, cause.rule], traffic.packets)
+    return packets
 
 
 def _datapath(monitors: tuple[MonitorState, ...]) -> Iterator[Metric]:

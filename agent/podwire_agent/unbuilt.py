@@ -5,9 +5,17 @@ When a part is built its lines go from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from podwire_api import NetworkMonitor, NetworkMonitorSpec
 
 _BUILT_SINKS = frozenset({"stdout"})
+_OF_A_CLUSTER = {
+    "namespaces": "namespaces",
+    "namespace_selector": "namespaceSelector",
+    "pod_selector": "podSelector",
+    "services": "services",
+}
 
 
 def refusals(monitor: NetworkMonitor) -> list[str]:
@@ -16,8 +24,6 @@ def refusals(monitor: NetworkMonitor) -> list[str]:
     given = spec.model_fields_set
     set_here = {
         "spec.nodes.nodeSelector: selecting nodes is": bool(spec.nodes.node_selector),
-        "spec.whitelist: rules are": bool(spec.whitelist),
-        "spec.blacklist: rules are": bool(spec.blacklist),
         "spec.workloadCacheTTL: looking up workloads is": "workload_cache_ttl" in given,
         **_latency(spec),
         "spec.loss.exchange: comparing both ends is": spec.loss.exchange and "exchange" in spec.loss.model_fields_set,
@@ -25,6 +31,9 @@ def refusals(monitor: NetworkMonitor) -> list[str]:
         "spec.externalNetworks: names for outside addresses are": bool(spec.external_networks),
     }
     lines = [f"{subject} not built yet in this version; remove it" for subject, is_set in set_here.items() if is_set]
+    lines += [
+        f"{field}: choosing pods and services is not built yet in this version; remove it" for field in _choosing(spec)
+    ]
     for index, sink in enumerate(spec.sinks):
         lines += [
             f"spec.sinks[{index}].{kind}: this sink is not built yet in this version; use stdout: {{}} or no sink"
@@ -32,6 +41,17 @@ def refusals(monitor: NetworkMonitor) -> list[str]:
             if kind not in _BUILT_SINKS
         ]
     return lines
+
+
+def _choosing(spec: NetworkMonitorSpec) -> Iterator[str]:
+    """The fields of rules that only a view of the cluster could answer."""
+    lists = {"whitelist": spec.whitelist, "blacklist": spec.blacklist}
+    for name, rules in lists.items():
+        for index, rule in enumerate(rules):
+            for end, place in ((rule, ""), (rule.peer, "peer.")):
+                for field, words in _OF_A_CLUSTER.items():
+                    if end is not None and field in end.model_fields_set:
+                        yield f"spec.{name}[{index}].{place}{words}"
 
 
 def _latency(spec: NetworkMonitorSpec) -> dict[str, bool]:

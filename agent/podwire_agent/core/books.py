@@ -12,10 +12,16 @@ from podwire_agent.core.decode import ledger_cells
 from podwire_agent.core.table import FlowTable, convert
 from podwire_agent.core.totals import Accounts, by_interface
 from podwire_agent.layout import FINGERPRINT, FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection
-from podwire_agent.model import Buffers, IfIndex, Ledger, Records, Seen, Traffic
+from podwire_agent.model import Buffers, Cause, IfIndex, Ledger, Records, RuleListName, Seen, Traffic
 
 NEVER = -1
 """Before the first epoch."""
+
+CAUSES_KEPT = 1024
+"""Rules whose filtered packets are remembered by name, once they are in use no more."""
+
+FORMER_RULES = Cause(RuleListName.BLACKLIST, "")
+"""Those beyond CAUSES_KEPT, together."""
 
 Account = tuple[IfIndex, FlowDirection]
 
@@ -47,6 +53,9 @@ class Books:
         """Since the last report."""
         self.offer: Offer | None = None
         """The report under way."""
+        self.filtered: dict[Cause, Traffic] = {}
+        """By the rules of the editions that were folded."""
+        self._editions: dict[str, int] = {}  # the last that was folded, by layout
         self._epochs: dict[str, dict[FlowDirection, int]] = {}  # the last that was folded, by layout
         self._absorbed: set[str] = set()  # former layouts that are in here, and may not be removed yet
         self._carried: dict[Account, Seen] = {}  # cells of former layouts
@@ -67,6 +76,9 @@ class Books:
         books.offer = None if report["offer"] is None else Offer(*report["offer"])
         for fingerprint, name, epoch in sections["epochs"]:
             books._epochs.setdefault(fingerprint, {})[FlowDirection[name]] = epoch
+        rules = sections.get("rules", {"filtered": [], "editions": {}})
+        books.filtered = {Cause(RuleListName(name), rule): Traffic(*rest) for name, rule, *rest in rules["filtered"]}
+        books._editions = dict(rules["editions"])
         books._absorbed = set(sections["absorbed"])
         books._carried = {account: _seen(cells) for account, cells in _by_account(sections["carried"])}
         return books
@@ -89,6 +101,10 @@ class Books:
                 for direction, epoch in epochs.items()
             ],
             "absorbed": sorted(self._absorbed),
+            "rules": {
+                "filtered": [[cause.list, cause.rule, *astuple(sum_)] for cause, sum_ in self.filtered.items()],
+                "editions": dict(self._editions),
+            },
             "carried": [[*account, asdict(cells)] for account, cells in self._carried.items()],
         }
 
@@ -100,6 +116,19 @@ class Books:
         """Enter an epoch: layout.FLOW_KEY and FLOW_STATS of its records."""
         self._enter(direction, keys, stats)
         self._epochs.setdefault(FINGERPRINT, {})[direction] = epoch
+
+    def last_edition(self, fingerprint: str = FINGERPRINT) -> int:
+        """The last edition of a layout's rules that is in here; 0: none."""
+        return self._editions.get(fingerprint, 0)
+
+    def fold_filtered(self, edition: int, filtered: Mapping[Cause, Traffic], fingerprint: str = FINGERPRINT) -> None:
+        """Enter what the rules of an edition filtered, by cause, unless it is in here."""
+        if edition <= self.last_edition(fingerprint):
+            return
+        for cause, traffic in filtered.items():
+            known = cause if cause in self.filtered or len(self.filtered) < CAUSES_KEPT else FORMER_RULES
+            self.filtered[known] = self.filtered.get(known, Traffic()) + traffic
+        self._editions[fingerprint] = edition
 
     def has_absorbed(self, fingerprint: str) -> bool:
         """What agents of that layout left is in here."""
@@ -123,6 +152,7 @@ class Books:
         """Nothing of that layout is left on the node."""
         self._absorbed.discard(fingerprint)
         self._epochs.pop(fingerprint, None)
+        self._editions.pop(fingerprint, None)
 
     def cells(self, account: Account, cells: np.void) -> Seen:
         """A layout.LEDGER and what was carried over from former layouts."""

@@ -14,8 +14,19 @@ import numpy as np
 from podwire_agent.errors import StateError
 from podwire_agent.kernel.datapath import COMMIT_PIN, by_account, remove_tree
 from podwire_agent.kernel.objects import Map
-from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FLOW_KEY, FLOW_STATS, LEDGER, LEDGER_KEY, FlowDirection
-from podwire_agent.model import IfIndex, Records
+from podwire_agent.kernel.rule_sets import filtered_before
+from podwire_agent.layout import (
+    ATTACHMENT,
+    FINGERPRINT,
+    FLOW_KEY,
+    FLOW_STATS,
+    LEDGER,
+    LEDGER_KEY,
+    RULE_NAME,
+    TRAFFIC,
+    FlowDirection,
+)
+from podwire_agent.model import Cause, IfIndex, Records, Traffic
 
 LAYOUT: Mapping[str, np.dtype[Any]] = {
     "flow_key": FLOW_KEY,
@@ -23,6 +34,8 @@ LAYOUT: Mapping[str, np.dtype[Any]] = {
     "ledger_key": LEDGER_KEY,
     "ledger": LEDGER,
     "attachment": ATTACHMENT,
+    "traffic": TRAFFIC,
+    "rule_name": RULE_NAME,
 }
 """What a successor must know of our maps."""
 
@@ -68,6 +81,10 @@ class Predecessor:
                 keys, stats = self._map(f"{direction.name.lower()}-{epoch}", "flow_key", "flow_stats").read()
                 found.append((keys, stats[:, 0]))
         return found
+
+    def filtered(self) -> dict[int, dict[Cause, Traffic]]:
+        """What its rules filtered, by edition and cause."""
+        return filtered_before(self._directory, self._layout)
 
     def remove(self) -> None:
         """Unpin its maps: after all that was in them is in a checkpoint. StateError."""

@@ -306,16 +306,20 @@ def _open_edition(number: int, pin: Path, names: Mapping[int, Path]) -> Edition:
 def names_of(pin: Path, value: np.dtype[Any]) -> tuple[str, ...]:
     """The names of a blacklist's rules from the map that keeps them, whose values have the dtype `value`."""
     with Map.pinned(pin, WORD, value) as kept:
-        _, values = kept.read()
-    names = [bytes(name).rstrip(b"\0").decode() for name in values["name"][:, 0].tolist()]
+        found = [kept.lookup(np.array([index], WORD)) for index in range(kept.info().max_entries)]
+    names = [bytes(each["name"][0]).rstrip(b"\0").decode() for each in found if each is not None]
     return tuple(name for name in names if name)
 
 
 def filtered_before(directory: Path, layout: Mapping[str, np.dtype[Any]]) -> dict[int, dict[Cause, Traffic]]:
-    """What agents of another layout filtered, by edition; nothing where they had no rules. StateError, KernelError."""
+    """What agents of another layout filtered, by edition, oldest first; nothing where they had no rules.
+
+    StateError, KernelError.
+    """
     found: dict[int, dict[Cause, Traffic]] = {}
-    for path in directory.glob("filtered-*"):
-        number = int(path.name.rpartition("-")[2])
+    numbers = sorted(int(path.name.rpartition("-")[2]) for path in directory.glob("filtered-*"))
+    for number in numbers:
+        path = directory / f"filtered-{number}"
         blacklist = names_of(directory / f"names-{number}", layout["rule_name"])
         with Map.pinned(path, WORD, layout["traffic"], per_cpu=True) as counters:
             found[number] = Edition(number, blacklist, counters, (path, path)).read()

@@ -19,8 +19,19 @@ def lines(spec: str) -> list[str]:
 
 
 REFUSED = {
-    "a whitelist": ("{whitelist: [{name: r}]}", "spec.whitelist:"),
-    "a blacklist": ("{blacklist: [{name: r}]}", "spec.blacklist: rules are not built yet in this version; remove it"),
+    "a rule about namespaces": (
+        "{whitelist: [{name: r}, {name: s, namespaces: [a]}]}",
+        "spec.whitelist[1].namespaces: choosing pods and services is not built yet in this version; remove it",
+    ),
+    "a rule about pods": ("{blacklist: [{name: r, podSelector: {}}]}", "spec.blacklist[0].podSelector:"),
+    "a rule about labels of namespaces": (
+        "{blacklist: [{name: r, namespaceSelector: {}}]}",
+        "spec.blacklist[0].namespaceSelector:",
+    ),
+    "a peer that is a service": (
+        "{blacklist: [{name: r, cidrs: [10.0.0.0/8], peer: {services: [a/b]}}]}",
+        "spec.blacklist[0].peer.services:",
+    ),
     "a selection of nodes": ("{nodes: {nodeSelector: {a: b}}}", "spec.nodes.nodeSelector:"),
     "a cache lifetime, though it is the default": ("{workloadCacheTTL: 60s}", "spec.workloadCacheTTL:"),
     "latency switched on": ("{latency: {enabled: true}}", "spec.latency.enabled:"),
@@ -46,6 +57,10 @@ def test_what_was_set_and_is_not_built_is_refused_by_its_field(spec: str, line: 
 
 RUNS = {
     "nothing set": "{}",
+    "rules about addresses, ports and protocols": (
+        "{whitelist: [{name: r, cidrs: [10.0.0.0/8], ports: [80], direction: Egress, peer: {cidrs: ['::/0']}}],"
+        " blacklist: [{name: r, protocols: [UDP], cidrsFrom: [{configMapRef: {name: a}}]}]}"
+    ),
     "what is built": "{interfaces: {cni: calico, hostInterfaces: [a]}, reportEvery: 3, maxFlows: 9999}",
     "a pattern and a pause": '{interfaces: {vethPattern: "cali.*"}, paused: true, sinks: [{name: s, stdout: {}}]}',
     "empty lists": "{whitelist: [], blacklist: [], externalNetworks: [], sinks: [], nodes: {nodeSelector: {}}}",
@@ -59,7 +74,7 @@ def test_what_is_built_or_says_nothing_runs(spec: str) -> None:
     assert lines(spec) == []
 
 
-@pytest.mark.parametrize("name", ["minimal", "demo", "lines"])
+@pytest.mark.parametrize("name", ["minimal", "demo", "lines", "rules"])
 def test_a_sample_of_this_version_runs(name: str) -> None:
     [monitor] = load_file(SAMPLES / f"{name}.yaml")
     assert refusals(monitor) == []
