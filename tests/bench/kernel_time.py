@@ -47,6 +47,8 @@ SWITCH = Path("/proc/sys/kernel/bpf_stats_enabled")
 EMPTY = Path(__file__).parent / "programs" / "empty.bpf.c"
 
 Programs = Mapping[HookPoint, Program]
+Traffic = Callable[[Pod, Pod], None]
+"""From the first to the second, until it is through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,15 @@ class Times:
 Round = Mapping[HookPoint, Times]
 
 
+def a_frame(times: Round) -> float:
+    """ns of both hooks together, of a frame that passes both."""
+    return sum(times[hook].ns_a_run for hook in HookPoint)
+
+
 def bulk_tcp() -> list[Figure]:
     """One TCP connection between two pods, as fast as it goes. RuntimeError, OSError."""
-    with _links() as links:
-        empty, ours = links.rounds("bulk TCP", _transfer)
+    with links() as held:
+        empty, ours = held.rounds("bulk TCP", transfer)
     figures = []
     for hook in HookPoint:
         without = min(each[hook].ns_a_run for each in empty)
@@ -80,33 +87,32 @@ def bulk_tcp() -> list[Figure]:
     return figures
 
 
+def known_flows(first: Pod, second: Pod) -> None:
+    """Frames of 20 000 UDP flows in turn."""
+    with sending(first.namespace, UDP_FRAMES, UDP_FLOWS // SENDERS, senders=SENDERS, destination=second.mac) as senders:
+        for each in senders:
+            each.wait()
+
+
 def many_udp_flows() -> list[Figure]:
     """Frames of 20 000 UDP flows in turn, each frame through both veths. RuntimeError, OSError."""
-
-    def a_frame(times: Round) -> float:
-        return sum(times[hook].ns_a_run for hook in HookPoint)
-
-    def send(first: Pod, second: Pod) -> None:
-        with sending(
-            first.namespace, UDP_FRAMES, UDP_FLOWS // SENDERS, senders=SENDERS, destination=second.mac
-        ) as senders:
-            for each in senders:
-                each.wait()
-
-    with _links() as links:
-        empty, ours = links.rounds("20 000 UDP flows", send)
+    with links() as held:
+        empty, ours = held.rounds("20 000 UDP flows", known_flows)
     without, best = min(map(a_frame, empty)), min(ours, key=a_frame)
     parts = ", ".join(f"{hook} {best[hook].ns_a_run:.0f}" for hook in HookPoint)
     detail = f"{a_frame(best):.0f} ns a frame ({parts}), empty {without:.0f}; {best[HookPoint.EGRESS].runs} frames"
     return [Figure("20 000 UDP flows, both veths, a frame", a_frame(best) - without, "ns", UDP_BUDGET_NS, detail)]
 
 
-class _Links:
+class Links:
     """Two pods' veths, whose programs can be exchanged."""
 
-    def __init__(self, host: Host, datapath: Datapath, control: TrafficControl, empty: Programs, owner: Owner) -> None:
+    def __init__(
+        self, host: Host, datapath: Datapath, control: TrafficControl, empty: Programs, owner: Owner, entries: int
+    ) -> None:
+        self.datapath = datapath
         self._host = host
-        self._datapath = datapath
+        self._entries = entries
         self._control = control
         self._empty = empty
         self._ours = {hook: datapath.program(False, hook) for hook in HookPoint}
@@ -117,19 +123,23 @@ class _Links:
         for veth in self._veths:
             datapath.open_ledger(veth.index)
 
-    def rounds(self, name: str, traffic: Callable[[Pod, Pod], None]) -> tuple[list[Round], list[Round]]:
+    def rounds(self, name: str, traffic: Traffic) -> tuple[list[Round], list[Round]]:
         """The times of the empty programs and of ours, round by round."""
         empty, ours = [], []
         for number in range(ROUNDS):
             print(f"{name}: round {number + 1} of {ROUNDS}", file=sys.stderr)
             empty.append(self._round(self._empty, traffic))
-            ours.append(self._round(self._ours, traffic))
+            ours.append(self.round_of_ours(traffic))
         return empty, ours
 
-    def _round(self, programs: Programs, traffic: Callable[[Pod, Pod], None]) -> Round:
+    def round_of_ours(self, traffic: Traffic) -> Round:
+        """The times of our programs."""
+        return self._round(self._ours, traffic)
+
+    def _round(self, programs: Programs, traffic: Traffic) -> Round:
         """With flow maps that are empty at its beginning, as at that of a polling period."""
-        for rotation in self._datapath.rotations.values():
-            release(rotation.cut(ENTRIES))
+        for rotation in self.datapath.rotations.values():
+            release(rotation.cut(self._entries))
         for veth in self._veths:
             for hook, program in programs.items():
                 self._control.attach(veth, hook, program, self._owner)
@@ -140,18 +150,19 @@ class _Links:
 
 
 @contextmanager
-def _links() -> Iterator[_Links]:
+def links(entries: int = ENTRIES) -> Iterator[Links]:
+    """Two pods' veths and our programs, with flow maps of so many entries; every program is timed."""
     with (
         Host(pods=2) as host,
         node(host.namespace) as place,
         host.namespace.entered(),
-        Datapath.open(place.bpffs, "bench", LibbpfLoader(default_objects() / "flow.bpf.o"), ENTRIES) as datapath,
+        Datapath.open(place.bpffs, "bench", LibbpfLoader(default_objects() / "flow.bpf.o"), entries) as datapath,
         TrafficControl() as control,
         _empty_programs() as empty,
         _timed(),
     ):
         host.settle()
-        yield _Links(host, datapath, control, empty, Owner(MonitorUid("bench"), 1, place.bpffs / "bench"))
+        yield Links(host, datapath, control, empty, Owner(MonitorUid("bench"), 1, place.bpffs / "bench"), entries)
 
 
 @contextmanager
@@ -180,7 +191,8 @@ def _times(program: Program) -> Times:
     return Times(shown.get("run_time_ns", 0), shown.get("run_cnt", 0))
 
 
-def _transfer(sender: Pod, receiver: Pod) -> None:
+def transfer(sender: Pod, receiver: Pod) -> None:
+    """One TCP connection, as fast as it goes."""
     with receiver.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((receiver.ipv4, TCP_PORT))

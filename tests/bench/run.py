@@ -17,13 +17,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from podwire_agent.errors import PodwireError
-from tests.bench import agent_cost, attach_time, kernel_time
+from tests.bench import agent_cost, attach_time, kernel_time, rule_cost
 from tests.bench.figures import Figure, table
 from tests.kernel.netns import remove_leftovers
 
 MEASUREMENTS: Mapping[str, Callable[[], list[Figure]]] = {
     "tcp": kernel_time.bulk_tcp,
     "udp": kernel_time.many_udp_flows,
+    "rules": rule_cost.cost,
+    "change": rule_cost.change,
     "cpu": agent_cost.cpu,
     "memory": agent_cost.memory,
     "start": attach_time.start,
