@@ -79,7 +79,7 @@ static __always_inline void filter(struct ledger *ledger, const struct rule_set 
  * on a flow's first packet: the one whose insert comes second finds the entry on its second look.
  */
 static __always_inline bool count(void *flows, struct flow_stats *stats, const struct packet *packet,
-				  const struct wire_units *units, __u16 generation)
+				  const struct wire_units *units)
 {
 	if (!stats) {
 		struct flow_stats first = {};
@@ -87,7 +87,7 @@ static __always_inline bool count(void *flows, struct flow_stats *stats, const s
 		first.packets = units->traffic.packets;
 		first.bytes = units->traffic.bytes;
 		first.first_mono_ns = first.last_mono_ns = now_mono_ns();
-		first.generation = generation;
+		first.generation = packet->generation;
 		first.estimated = units->estimated;
 		note_tcp_flags(&first, packet->tcp_flags);
 		if (!bpf_map_update_elem(flows, &packet->key, &first, BPF_NOEXIST))
@@ -99,8 +99,8 @@ static __always_inline bool count(void *flows, struct flow_stats *stats, const s
 	__sync_fetch_and_add(&stats->packets, units->traffic.packets);
 	__sync_fetch_and_add(&stats->bytes, units->traffic.bytes);
 	stats->last_mono_ns = now_mono_ns();
-	if (stats->generation != generation)
-		stats->generation = generation;
+	if (stats->generation != packet->generation)
+		stats->generation = packet->generation;
 	if (units->estimated)
 		stats->estimated = 1;
 	note_tcp_flags(stats, packet->tcp_flags);

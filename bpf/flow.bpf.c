@@ -17,33 +17,35 @@
 static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, const bool egress)
 {
 	struct ledger_key ledger_key = {.ifindex = skb->ifindex, .direction = direction};
-	struct packet packet = {};
-	int reason = parse(skb, &packet);
-	struct wire_units units = measure(skb, &packet, reason == PARSED, egress);
 	struct ledger *ledger = ledger_of(&ledger_key);
+	struct packet *packet = fresh_packet();
 	const struct rule_set *rules;
+	struct wire_units units;
 	struct flow_stats *stats;
+	__u32 verdict = MEASURED;
 	void *flows;
+	int reason;
 
-	if (!ledger) /* not one of ours: user space makes the ledger before it attaches */
+	if (!ledger || !packet) /* not one of ours: user space makes the ledger before it attaches */
 		return TC_ACT_UNSPEC;
+	reason = parse(skb, packet);
+	units = measure(skb, packet, reason == PARSED, egress);
 	see(ledger, skb, &units);
 	if (reason != PARSED) {
 		add_unsupported(ledger, reason, &units.traffic);
 		return TC_ACT_UNSPEC;
 	}
-	rules = active_rule_set();
 	flows = active_flow_map(direction);
-	stats = flows ? bpf_map_lookup_elem(flows, &packet.key) : NULL;
-	if (rules && !(stats && stats->generation == (__u16)rules->generation)) {
-		__u32 verdict = verdict_of(rules, &packet.key, direction);
-
-		if (verdict != MEASURED) {
-			filter(ledger, rules, verdict, &units.traffic);
-			return TC_ACT_UNSPEC;
-		}
+	stats = flows ? bpf_map_lookup_elem(flows, &packet->key) : NULL;
+	rules = active_rule_set();
+	if (rules) {
+		packet->generation = rules->generation;
+		if (!stats || stats->generation != packet->generation)
+			verdict = verdict_of(rules, &packet->key, direction);
 	}
-	if (!flows || !count(flows, stats, &packet, &units, rules ? rules->generation : 0))
+	if (verdict != MEASURED)
+		filter(ledger, rules, verdict, &units.traffic);
+	else if (!flows || !count(flows, stats, packet, &units))
 		add_traffic(&ledger->overflowed, &units.traffic);
 	return TC_ACT_UNSPEC;
 }

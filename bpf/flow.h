@@ -95,6 +95,16 @@ struct flow_stats {
 	__u8 seen_rst;
 };
 
+/* What the program knows of the packet that it runs for. */
+struct packet {
+	struct flow_key key;
+	__u32 header_bytes; /* Ethernet to L4: what every segment of a super-packet repeats */
+	__u32 unsent_bytes; /* of these, what no segment has */
+	__u16 generation;   /* low bits of that of the rules under which it is measured; 0 = no rules */
+	__u8 tcp_flags;
+	__u8 zero;
+};
+
 struct traffic {
 	__u64 packets;
 	__u64 bytes;
@@ -196,6 +206,7 @@ struct rule_name {
 
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key has padding");
 _Static_assert(sizeof(struct flow_stats) == 40, "flow_stats has padding");
+_Static_assert(sizeof(struct packet) == 56, "packet has padding");
 _Static_assert(sizeof(struct ledger) % 8 == 0, "per-CPU values are multiples of 8 bytes");
 _Static_assert(sizeof(struct attachment) % 8 == 0, "attachment has padding");
 _Static_assert(sizeof(struct rule_set) == 160, "rule_set has padding");

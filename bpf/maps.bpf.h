@@ -22,6 +22,7 @@ ASSERT_SIZE(address);
 ASSERT_SIZE(address_bits);
 ASSERT_SIZE(end_bits);
 ASSERT_SIZE(known_verdict);
+ASSERT_SIZE(packet);
 ASSERT_SIZE(prefix_key);
 ASSERT_SIZE(rule_bits);
 ASSERT_SIZE(rule_set);
@@ -183,6 +184,17 @@ struct {
 	__array(values, struct filtered_map);
 } filtered_slots SEC(".maps");
 
+/*
+ * 0 -> packet, the one that this CPU works on: a program on a TC hook is not interrupted by another. On the stack the
+ * verifier would follow every field's value along every path through the parser, and all that comes after it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} packets SEC(".maps");
+
 /* flow_key -> known_verdict of a filtered flow. The program writes; what is forgotten is judged again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -200,6 +212,17 @@ static __always_inline struct ledger *ledger_of(const struct ledger_key *key)
 static __always_inline void *active_flow_map(__u32 direction)
 {
 	return bpf_map_lookup_elem(MAP(flow_slots), &direction);
+}
+
+/* Zeroed. */
+static __always_inline struct packet *fresh_packet(void)
+{
+	__u32 zero = 0;
+	struct packet *packet = bpf_map_lookup_elem(MAP(packets), &zero);
+
+	if (packet)
+		__builtin_memset(packet, 0, sizeof(*packet));
+	return packet;
 }
 
 /* NULL: there are no rules. */

@@ -65,13 +65,6 @@ struct fragment_header { /* RFC 8200 section 4.5 */
 	__be32 identification;
 };
 
-struct packet {
-	struct flow_key key;
-	__u32 header_bytes; /* Ethernet to L4: what every segment of a super-packet repeats */
-	__u32 unsent_bytes; /* of these, what no segment has */
-	__u8 tcp_flags;
-};
-
 static __always_inline void set_ipv4(__u8 *mapped, __be32 address)
 {
 	__be32 prefix = bpf_htonl(0xffff);

@@ -102,6 +102,16 @@ FLOW_STATS: Final[np.dtype[np.void]] = np.dtype(
 )
 """struct flow_stats"""
 
+PACKET: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": ["key", "header_bytes", "unsent_bytes", "generation", "tcp_flags", "zero"],
+        "formats": [FLOW_KEY, "u4", "u4", "u2", "u1", "u1"],
+        "offsets": [0, 44, 48, 52, 54, 55],
+        "itemsize": 56,
+    }
+)
+"""struct packet"""
+
 TRAFFIC: Final[np.dtype[np.void]] = np.dtype(
     {
         "names": ["packets", "bytes"],
@@ -242,5 +252,5 @@ RULE_NAME: Final[np.dtype[np.void]] = np.dtype(
 """struct rule_name"""
 
 
-FINGERPRINT: Final = "55d9bb5058d72407"
+FINGERPRINT: Final = "97a11eb683ab765a"
 """Of the names, values, offsets and sizes: maps pinned under another one hold other bytes."""

@@ -32,6 +32,7 @@ MAPS = {
     "ledgers": (layout.LEDGER_KEY, layout.LEDGER),
     "attachments": (np.dtype("u4"), layout.ATTACHMENT),
     "flow_slots": (np.dtype("u4"), None),
+    "packets": (np.dtype("u4"), layout.PACKET),
     "known_verdicts": (layout.FLOW_KEY, layout.KNOWN_VERDICT),
     **{SHAPES[name]: (shape.key, shape.value) for name, shape in RULE_MAPS.items()},
     **dict.fromkeys(RULE_MAPS, (np.dtype("u4"), None)),

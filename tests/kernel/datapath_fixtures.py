@@ -73,7 +73,8 @@ class Datapath:
             self.rules = RuleSets(self._rule_slots, pins)
         self.ledgers = Map(loaded.maps["ledgers"], layout.LEDGER_KEY, layout.LEDGER, per_cpu=True)
         self.slots = Map(loaded.maps["flow_slots"], SLOT, SLOT)
-        os.close(loaded.maps["attachments"])
+        for unused in ("attachments", "packets"):
+            os.close(loaded.maps[unused])
         self.flow_maps = {
             direction: Map.create(direction.name.lower(), layout.FLOW_KEY, layout.FLOW_STATS, flow_entries)
             for direction in FlowDirection

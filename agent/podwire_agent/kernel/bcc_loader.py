@@ -36,6 +36,7 @@ from podwire_agent.layout import (
     KNOWN_VERDICT,
     LEDGER,
     LEDGER_KEY,
+    PACKET,
     PREFIX_KEY,
     RULE_BITS,
     RULE_SET,
@@ -75,6 +76,7 @@ MAPS: Mapping[str, Callable[[], Map]] = {
     "known_verdicts": lambda: Map.create(
         "known_verdicts", FLOW_KEY, KNOWN_VERDICT, FlowLimit.VERDICT_LIMIT, MapType.LRU_HASH
     ),
+    "packets": lambda: Map.create("packets", WORD, PACKET, 1, MapType.PERCPU_ARRAY),
     **{name: partial(make_slots, name) for name in RULE_MAPS},
 }
 """The maps of bpf/maps.bpf.h, whose declarations only libbpf reads."""
@@ -89,6 +91,7 @@ SIZES = {
     "address_bits": ADDRESS_BITS,
     "end_bits": END_BITS,
     "known_verdict": KNOWN_VERDICT,
+    "packet": PACKET,
     "prefix_key": PREFIX_KEY,
     "rule_bits": RULE_BITS,
     "rule_set": RULE_SET,
