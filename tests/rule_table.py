@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from podwire_agent.core.networks import Networks, packed
@@ -310,4 +311,13 @@ NEAR_ENDS = [
     *both("and its networks", "cidrs: [10.1.0.1]", CALL, holds=True, view=NO_POD),
 ]  # fmt: skip
 
-CASES = [*LISTS, *FIELDS, *ENDS, *DIRECTIONS, *PODS, *SERVICES, *NEAR_ENDS]
+DOCUMENT = Path(__file__).parents[1] / "docs" / "concepts" / "rules.md"
+
+
+def documented() -> list[Case]:
+    """The rows of the page about rules."""
+    rows = re.findall(r"^\| `(\w+list: .*?)` \| `(.*?)` \| ([\w -]+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    return [Case(f"documented: {lists}, {packet}", lists, packet, words) for lists, packet, words in rows]
+
+
+CASES = [*LISTS, *FIELDS, *ENDS, *DIRECTIONS, *PODS, *SERVICES, *NEAR_ENDS, *documented()]

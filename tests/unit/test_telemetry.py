@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FlowDirection
-from podwire_agent.model import Traffic
+from podwire_agent.model import Cause, RuleListName, Traffic
 from podwire_agent.sinks.outbox import OutboxCounters, Tally
 from podwire_agent.telemetry import (
     AgentState,
@@ -33,6 +33,10 @@ SHOP = MonitorState(
     accounts={
         FlowDirection.FROM_POD: Accounts().plus(ledger()).plus(ledger(packets=2**40, bytes_=2**41)),
         FlowDirection.TO_POD: Accounts(seen=Traffic(5, 50), overflowed=Traffic(5, 50)),
+    },
+    filtered={
+        Cause(RuleListName.BLACKLIST, "scrapers"): Traffic(12, 1200),
+        Cause(RuleListName.WHITELIST, ""): Traffic(7, 700),
     },
     flows=77,
     evicted_flows_total=3,
@@ -81,6 +85,8 @@ def scraped(state: AgentState = STATE, times: StepTimes | None = None) -> dict[s
     [
         ("podwire_agent_info{kernel=6.1.0,loader=libbpf,version=0.1.0}", 1),
         ("podwire_ledger_packets_total{class=seen,direction=to_pod,monitor=shop}", 5),
+        ("podwire_filtered_packets_total{list=blacklist,monitor=shop,rule=scrapers}", 12),
+        ("podwire_filtered_packets_total{list=whitelist,monitor=shop,rule=}", 7),
         ("podwire_ledger_packets_total{class=overflowed,direction=to_pod,monitor=shop}", 5),
         ("podwire_ledger_packets_total{class=counted,direction=from_pod,monitor=shop}", 2**40 + 10),
         ("podwire_ledger_packets_total{class=unsupported,direction=from_pod,monitor=shop}", 4),

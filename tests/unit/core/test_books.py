@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podwire_agent.core.books import NEVER, Books, Offer
+from podwire_agent.core.books import CAUSES_KEPT, FORMER_RULES, NEVER, Books, Offer
 from podwire_agent.layout import FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection
-from podwire_agent.model import Buffers, IfIndex, Ledger, Records, Seen, Traffic
+from podwire_agent.model import Buffers, Cause, IfIndex, Ledger, Records, RuleListName, Seen, Traffic
 
 FROM_POD, TO_POD = FlowDirection
 ETH0, ETH1 = IfIndex(7), IfIndex(8)
@@ -87,6 +87,36 @@ def test_a_report_under_way_is_the_same_after_a_crash() -> None:
     assert again.offer == Offer(0, 11, 22)
     assert again.sequence == 2
     assert again.flows.offered()["packets"].tolist() == [3, 5]
+
+
+def test_what_rules_filtered_is_entered_once_by_edition_also_over_a_crash() -> None:
+    first, none = Cause(RuleListName.BLACKLIST, "first"), Cause(RuleListName.WHITELIST, "")
+    books = Books(limit=10, seed=1)
+    books.fold_filtered(1, {first: Traffic(3, 300), none: Traffic(1, 100)})
+    books = written_down_and_read(books)
+    books.fold_filtered(1, {first: Traffic(3, 300)})
+    books.fold_filtered(4, {first: Traffic(2, 200)})
+    assert books.filtered == {first: Traffic(5, 500), none: Traffic(1, 100)}
+    assert books.last_edition() == 4
+    books.fold_filtered(1, {first: Traffic(1, 100)}, "another layout")
+    books.fold_filtered(1, {first: Traffic(1, 100)}, "another layout")
+    assert books.filtered[first] == Traffic(6, 600)
+    books.forget_layout("another layout")
+    assert books.last_edition("another layout") == 0
+
+
+def test_rules_beyond_the_bound_are_added_up_without_a_name() -> None:
+    books = Books(limit=10, seed=1)
+    for number in range(CAUSES_KEPT + 5):
+        books.fold_filtered(number + 1, {Cause(RuleListName.BLACKLIST, f"rule-{number}"): Traffic(1, 100)})
+    assert len(books.filtered) == CAUSES_KEPT + 1
+    assert books.filtered[FORMER_RULES] == Traffic(5, 500)
+
+
+def test_a_checkpoint_of_before_there_were_rules_is_read() -> None:
+    sections = Books(limit=10, seed=1).sections()
+    del sections["rules"]
+    assert Books.restore(sections, limit=10, seed=1).filtered == {}
 
 
 def test_a_settled_interface_moves_to_the_totals_and_its_cells_are_remembered_until_they_are_gone() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from podwire_agent.core.rules import verdict_at
-from tests.rule_table import CASES, INTERFACE, Case
+from tests.rule_table import CASES, INTERFACE, Case, documented
 
 
 def test_the_table_is_long_and_its_sentences_differ() -> None:
     assert len(CASES) >= 80
+    assert len(documented()) >= 20
     assert len({case.sentence for case in CASES}) == len(CASES)
 
 
