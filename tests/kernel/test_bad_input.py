@@ -58,7 +58,9 @@ def refused(code: int, outcome: tuple[int, list[str]], *words: str) -> None:
         ),
         pytest.param({"pollingPeriod": "1"}, ["spec.pollingPeriod"], id="a duration without a unit"),
         pytest.param({"sinks": [{"name": "p", "prometheus": {}}]}, ["spec.sinks[0].prometheus"], id="a sink not built"),
-        pytest.param({"blacklist": [{"name": "a", "protocols": ["TCP"]}]}, ["spec.blacklist"], id="rules, not built"),
+        pytest.param(
+            {"blacklist": [{"name": "a", "services": ["b/c"]}]}, ["spec.blacklist[0].services"], id="a rule, not built"
+        ),
     ],
 )
 def test_a_file_that_cannot_be_run(spec: dict[str, Any], words: list[str], bare_place: Node) -> None:

@@ -301,6 +301,24 @@ def is_behind(end: End, view: View, address: bytes) -> bool:
     return not end.services.isdisjoint(view.services_behind.get(address, ()))
 
 
+def selecting_nobody(rules: Rules, view: View) -> list[tuple[RuleListName, str]]:
+    """List and name of the rules of which an end asks for pods or services, and none in view is meant."""
+    return [
+        (name, rule.name)
+        for name, list_ in ((RuleListName.BLACKLIST, rules.blacklist), (RuleListName.WHITELIST, rules.whitelist))
+        for rule in list_
+        if any(end.asks_whose and not _selects_anybody(end, view) for end in (rule.end, rule.peer))
+    ]
+
+
+def _selects_anybody(end: End, view: View) -> bool:
+    return (
+        any(is_pod(end, view, pod) for pod in view.pods)
+        or any(is_service(end, view, service) for service in view.services)
+        or any(is_behind(end, view, address) for address in view.services_behind)
+    )
+
+
 def _answers(query: Query, labels: Mapping[str, str] | None) -> bool:
     """What is not in view has no labels that could be asked for."""
     return labels is not None and all(requirement.holds(labels) for requirement in query)
