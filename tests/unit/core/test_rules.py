@@ -18,7 +18,7 @@ def test_the_table_is_long_and_its_sentences_differ() -> None:
 def test_rules_that_ask_for_nobody_in_view_are_told() -> None:
     lists = (
         "blacklist: [{name: a, namespaces: [absent]}, {name: b, namespaces: [shop]}, {name: c, cidrs: [192.0.2.1]}],"
-        "whitelist: [{name: d, services: [data/absent]}, {name: e, peer: {podSelector: {matchLabels: {app: no}}}},"
+        "whitelist: [{name: d, services: [data/absent]}, {name: e, peer: {podSelector: {matchLabels: {app: none}}}},"
         " {name: f, services: [default/kubernetes]}, {name: g, podSelector: {}}]"
     )
     assert selecting_nobody(rules(lists), VIEW) == [
