@@ -13,13 +13,12 @@ from itertools import pairwise
 from typing import Any
 
 from podwire_api.api_model import ApiModel
-from podwire_api.networkmonitor import NetworkMonitor
 
 
-def described_schema() -> dict[str, Any]:
-    """The JSON schema of NetworkMonitor; a field's docstring is its description."""
-    schema = NetworkMonitor.model_json_schema()
-    bodies = {NetworkMonitor.__name__: schema, **schema["$defs"]}
+def described_schema(root: type[ApiModel]) -> dict[str, Any]:
+    """The JSON schema of `root`; a field's docstring is its description."""
+    schema = root.model_json_schema()
+    bodies = {root.__name__: schema, **schema.get("$defs", {})}
     for model in _subclasses(ApiModel):
         properties = bodies.get(model.__name__, {}).get("properties", {})
         for base in reversed(model.__mro__):
@@ -43,4 +42,4 @@ def _docstrings(model: type[ApiModel]) -> Iterator[tuple[str, str]]:
     for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             words = ast.literal_eval(text.value)
-            yield field.target.id, inspect.cleandoc(words)
+            yield field.target.id, " ".join(words.split())

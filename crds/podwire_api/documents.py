@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 from pydantic import ValidationError
 
+from podwire_api.names import MONITOR_KIND, POOL_KIND
 from podwire_api.networkmonitor import NetworkMonitor
 from podwire_api.problems import InvalidResource, Path, Problem, field_name, placed_and_worded, shown
 
+if TYPE_CHECKING:
+    from podwire_api.agentpool import AgentPool
+
 MAX_FILE_BYTES = 3_000_000
 """Twice what an object in a cluster may have."""
+
+Resource: TypeAlias = "NetworkMonitor | AgentPool"
+"""What people write."""
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -28,7 +35,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_file(path: FilePath) -> list[NetworkMonitor]:
-    """The monitors of the file at `path`, at least one. InvalidResource if it is unreadable or anything is wrong."""
+    """The monitors of the file at `path`, at least one; its AgentPools are read, and mean nothing without a cluster.
+
+    InvalidResource if it is unreadable or anything is wrong.
+    """
+    return _monitors(load_resources(path), str(path))
+
+
+def load_documents(text: str, source: str) -> list[NetworkMonitor]:
+    """As `load_file`, of a YAML text that problems call `source`."""
+    return _monitors(load_resource_documents(text, source), source)
+
+
+def load_resources(path: FilePath) -> list[Resource]:
+    """The monitors and pools of the file at `path`, in order, at least one.
+
+    InvalidResource if it is unreadable or anything is wrong.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -41,38 +64,59 @@ def load_file(path: FilePath) -> list[NetworkMonitor]:
     except UnicodeDecodeError as error:
         problem = Problem(str(path), None, "", f"is not UTF-8 text (byte {error.start}); save it as UTF-8")
         raise InvalidResource([problem]) from error
-    return load_documents(text, str(path))
+    return load_resource_documents(text, str(path))
 
 
-def load_documents(text: str, source: str) -> list[NetworkMonitor]:
-    """The monitors of a YAML text of one or several documents, in order, at least one; empty documents are passed over.
+def load_resource_documents(text: str, source: str) -> list[Resource]:
+    """The monitors and pools of a YAML text, in order, at least one; empty documents are passed over.
 
     `source` is what problems call the text. InvalidResource, with the problems of all documents, if anything is wrong.
     """
     problems: list[Problem] = []
-    monitors: list[NetworkMonitor] = []
-    names: dict[str, int] = {}
+    resources: list[Resource] = []
+    names: dict[tuple[str, str], int] = {}
     for node, value, wrong in _documents(text, source):
         if wrong:
             problems += wrong
             continue
         if value is None:
             continue
-        try:
-            monitor = NetworkMonitor.model_validate(value)
-        except ValidationError as error:
-            problems += _problems(error, node, source)
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in {MONITOR_KIND, POOL_KIND}:
+            message = f"{shown(kind)} is not one of {MONITOR_KIND}, {POOL_KIND}"
+            problems.append(Problem(source, _line(node, ("kind",)), "kind", message))
             continue
-        name, line = monitor.metadata.name, _line(node, ("metadata", "name"))
-        if name in names:
-            message = f"{shown(name)} is the name of the monitor in line {names[name]} already"
+        model = _model(kind)
+        try:
+            resource = model.model_validate(value)
+        except ValidationError as error:
+            problems += _problems(error, model, node, source)
+            continue
+        name, line = resource.metadata.name, _line(node, ("metadata", "name"))
+        if (resource.kind, name) in names:
+            message = f"{shown(name)} is the name of the {resource.kind} in line {names[resource.kind, name]} already"
             problems.append(Problem(source, line, "metadata.name", message))
-        names.setdefault(name, line)
-        monitors.append(monitor)
-    if not problems and not monitors:
+        names.setdefault((resource.kind, name), line)
+        resources.append(resource)
+    if not problems and not resources:
         problems.append(Problem(source, None, "", "holds no resource; a NetworkMonitor is expected"))
     if problems:
         raise InvalidResource(problems)
+    return resources
+
+
+def _model(kind: object) -> type[Resource]:
+    if kind == POOL_KIND:
+        from podwire_api.agentpool import AgentPool  # noqa: PLC0415 (an agent has no pools to read, but a start to make)
+
+        return AgentPool
+    return NetworkMonitor
+
+
+def _monitors(resources: list[Resource], source: str) -> list[NetworkMonitor]:
+    monitors = [resource for resource in resources if isinstance(resource, NetworkMonitor)]
+    if not monitors:
+        raise InvalidResource([Problem(source, None, "", "holds no NetworkMonitor; one is expected")])
     return monitors
 
 
@@ -138,7 +182,7 @@ def _plain(loader: _Loader, node: yaml.Node) -> bool:
     return node.tag == f"{_TAG}{'seq' if isinstance(node, yaml.SequenceNode) else 'map'}"
 
 
-def _problems(error: ValidationError, node: yaml.Node, source: str) -> list[Problem]:
+def _problems(error: ValidationError, model: type[Resource], node: yaml.Node, source: str) -> list[Problem]:
     details = error.errors(include_url=False)
     # Another kind's fields would all be wrong: only that it is another kind is worth saying.
     details = [detail for detail in details if detail["loc"][:1] in (("apiVersion",), ("kind",))] or details
@@ -146,7 +190,7 @@ def _problems(error: ValidationError, node: yaml.Node, source: str) -> list[Prob
     for detail in details:
         if detail["type"] == "too_short" and detail["input"]:
             continue  # pydantic counts only the valid entries; each of the others has its own line
-        path, message = placed_and_worded(detail, NetworkMonitor)
+        path, message = placed_and_worded(detail, model)
         found.append(Problem(source, _line(node, path), field_name(path), message))
     return sorted(found, key=lambda problem: problem.line or 0)
 

@@ -1,6 +1,7 @@
 """The scalars of the resources: what a name, a CIDR, a port, a duration may be, and how a person is told otherwise.
 
-A validator's ValueError holds the words that follow the value: `is not a name ...`.
+A validator's ValueError holds the words that follow the value: `is not a name ...`. The rule of the API server that
+says the same stands beside it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,20 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Protocol, TypeVar
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from podwire_api.duration import format_duration, parse_duration
-from podwire_api.veth_pattern import compile_veth_pattern
+from podwire_api.cel import INT_OR_STRING, MUST_BE, Cel, Schema
+from podwire_api.duration import DURATION, format_duration, parse_duration
+from podwire_api.veth_pattern import SERVER_RULE, compile_veth_pattern
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -23,8 +30,24 @@ PLACED = "placed"
 """Type of the pydantic errors that `placed` makes."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+# Short: the API server's estimate of a rule's cost grows with the length of the expression.
+_LABEL_VALUE = r"([^\W_]([-\w.]*[^\W_])?)?"
 _DNS_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_LABEL_KEY = rf"({_DNS_SUBDOMAIN}/)?[^\W_]([-\w.]{{0,61}}[^\W_])?"
+_QUANTITY = r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?"
+_QUANTITY_UNITS = {"": Decimal(1), "m": Decimal("0.001")} | {
+    unit: Decimal(base**power)
+    for base, units in ((1000, "kMGT"), (1024, ("Ki", "Mi", "Gi", "Ti")))
+    for power, unit in enumerate(units, 1)
+}
+_IFACE_NAME = r"[^/:\s\v]+"
+_TCP_PORT = "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+_URL = rf"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_TCP_PORT})?([/?][!-~]*)?"
+
+MAX_LABEL_PREFIX = 253
+"""Characters of what stands before the / in a label's key."""
+MAX_NAME = 40
+"""Characters of a NetworkMonitor's and an AgentPool's name."""
 
 
 def placed(*path: str | int, because: str) -> PydanticCustomError:
@@ -32,21 +55,33 @@ def placed(*path: str | int, because: str) -> PydanticCustomError:
     return PydanticCustomError(PLACED, "{because}", {"because": because, "path": path})
 
 
-def _text(holds: Callable[[str], object], words: str) -> BeforeValidator:
-    """Only text for which `holds` is true; YAML's numbers and booleans that would do in quotes are told so."""
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """An annotation: only text of which `holds` is true, and the API server's `cel`."""
 
-    def check(value: object) -> object:
-        if isinstance(value, str) and holds(value):
+    holds: Callable[[str], object]
+    what: str
+    """What the text must be: `a name of ...`."""
+    cel: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return Cel(self.cel, f"{MUST_BE}{self.what}").__get_pydantic_json_schema__(core, handler)
+
+    def _check(self, value: object) -> object:
+        if isinstance(value, str) and self.holds(value):
             return value
-        if isinstance(value, bool | int | float) and holds(str(value)):
+        # YAML's numbers and booleans that would do in quotes.
+        if isinstance(value, bool | int | float) and self.holds(str(value)):
             raise ValueError("is not text; put it in quotes")
-        raise ValueError(words)
-
-    return BeforeValidator(check)
+        raise ValueError(f"is not {self.what}")
 
 
-def _matching(pattern: str, words: str) -> BeforeValidator:
-    return _text(re.compile(pattern, re.ASCII).fullmatch, words)
+def _matching(pattern: str, what: str) -> _Text:
+    """`pattern`: of the whole text, read alike by RE2 and Python's re, with no `|` outside of parentheses."""
+    return _Text(re.compile(pattern, re.ASCII).fullmatch, what, f"self.matches(r'^{pattern}$')")
 
 
 def parse_cidr(text: str) -> IpNetwork:
@@ -83,6 +118,16 @@ def _is_cidr(text: str) -> bool:
     return True
 
 
+def quantity(text: str) -> Decimal:
+    """The amount that a Quantity names, in its unit without a prefix."""
+    number = text.rstrip("mkKMGTi")
+    return Decimal(number) * _QUANTITY_UNITS[text.removeprefix(number)]
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _check_port(value: object) -> object:
     try:
         if isinstance(value, int | str) and not isinstance(value, bool):
@@ -90,22 +135,12 @@ def _check_port(value: object) -> object:
             return value
     except ValueError:
         pass
-    raise ValueError('is not a port 1-65535, nor a range such as "8000-8010" whose first is not above its last')
+    raise ValueError(f"is not {_A_PORT}")
 
 
 def _is_iface_name(text: str) -> bool:
     """As the kernel's dev_valid_name: under 16 bytes, no / : or white space, neither . nor .."""
-    return bool(re.fullmatch(r"[^/:\s]+", text)) and len(text.encode()) < 16 and text not in {".", ".."}
-
-
-def _is_url(text: str) -> bool:
-    if not text.isprintable() or " " in text:
-        return False
-    try:
-        url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.username is None and url.port != 0
-    except ValueError:
-        return False
+    return bool(re.fullmatch(_IFACE_NAME, text, re.ASCII)) and len(text.encode()) < 16 and text not in {".", ".."}
 
 
 def _check_pattern(pattern: str) -> str:
@@ -113,7 +148,7 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-def duration_between(low: str, high: str) -> BeforeValidator:
+def duration_between(low: str, high: str) -> _Text:
     """Only durations from `low` to `high`, both included."""
     low_ns, high_ns = parse_duration(low), parse_duration(high)
 
@@ -124,7 +159,9 @@ def duration_between(low: str, high: str) -> BeforeValidator:
             return False
 
     example = format_duration(min(max(low_ns, parse_duration("1m30s")), high_ns // 2))
-    return _text(holds, f"is not a duration from {low} to {high}, such as {example}")
+    in_bounds = f"duration(self) >= duration('{low}') && duration(self) <= duration('{high}')"
+    cel = f"self.matches('^{DURATION}$') && {in_bounds}"
+    return _Text(holds, f"a duration from {low} to {high}, such as {example}", cel)
 
 
 class Named(Protocol):
@@ -160,74 +197,127 @@ def unique(items: tuple[T, ...]) -> tuple[T, ...]:
 def _label_keys(labels: Mapping[str, str]) -> Mapping[str, str]:
     for key in labels:
         if not _is_label_key(key):
-            raise placed(key, because=f"this {_LABEL_KEY_WORDS}")
+            raise placed(key, because=f"this is not {_A_LABEL_KEY}")
     return labels
 
 
 def _is_label_key(key: str) -> bool:
-    prefix, slash, name = key.rpartition("/")
-    return (
-        bool(re.fullmatch(_LABEL_VALUE, name, re.ASCII))
-        and 0 < len(name) <= 63
-        and (not slash or (bool(re.fullmatch(_DNS_SUBDOMAIN, prefix, re.ASCII)) and len(prefix) <= 253))
-    )
+    return bool(re.fullmatch(_LABEL_KEY, key, re.ASCII)) and key.find("/") <= MAX_LABEL_PREFIX
 
 
-_NAME_WORDS = "is not a name of lower-case letters, digits and '-', such as kube-system"
-_LABEL_KEY_WORDS = "is not a label's key such as app or kubernetes.io/os"
+def _is_label_key_in_cel(key: str) -> str:
+    # Not format.qualifiedName(): an API server of Kubernetes 1.31 would refuse the whole kind.
+    return f"{key}.matches(r'^{_LABEL_KEY}$') && {key}.indexOf('/') <= {MAX_LABEL_PREFIX}"
 
-Name = Annotated[str, Field(max_length=63), _matching(_LABEL, _NAME_WORDS)]
+
+_A_LABEL_KEY = "a label's key such as app or kubernetes.io/os"
+_A_PORT = 'a port 1-65535, or a range such as "8000-8010" whose first is not above its last'
+
+Name = Annotated[
+    str, Field(max_length=63), _matching(_LABEL, "a name of lower-case letters, digits and '-', such as kube-system")
+]
 """A DNS label."""
 
 MonitorName = Annotated[
     str,
-    Field(max_length=40),
-    _matching(_DNS_SUBDOMAIN, "is not a name of lower-case letters, digits, '-' and '.', such as shop"),
+    Field(max_length=MAX_NAME),
+    _matching(_DNS_SUBDOMAIN, "a name of lower-case letters, digits, '-' and '.', such as shop"),
 ]
 """metadata.name; short, since it becomes part of other objects' names and labels."""
 
 ObjectName = Annotated[
     str,
     Field(max_length=253),
-    _matching(_DNS_SUBDOMAIN, "is not an object's name of lower-case letters, digits, '-' and '.'"),
+    _matching(_DNS_SUBDOMAIN, "an object's name of lower-case letters, digits, '-' and '.'"),
 ]
 """The name of a ConfigMap or Secret."""
 
 ServiceName = Annotated[
     str,
     Field(max_length=127),
-    _matching(f"{_LABEL}/{_LABEL}", "is not a service such as shop/checkout (namespace/name)"),
+    _Text(
+        re.compile(f"{_LABEL}/{_LABEL}", re.ASCII).fullmatch,
+        "a service such as shop/checkout (namespace/name)",
+        # In two: cheaper.
+        "self.matches('^[-a-z0-9]+/[-a-z0-9]+$') && !self.matches('^-|-/|/-|-$')",
+    ),
 ]
 
 Uid = Annotated[
     str,
-    _matching(
-        "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "is not a UUID in lower case; leave it out, the name makes one"
-    ),
+    _matching("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case; leave it out, the name makes one"),
 ]
 
-LabelKey = Annotated[str, Field(max_length=317), _text(_is_label_key, _LABEL_KEY_WORDS)]
-LabelValue = Annotated[
-    str, Field(max_length=63), _matching(_LABEL_VALUE, "is not a label's value of letters, digits, '-', '_' and '.'")
+LabelKey = Annotated[
+    str,
+    Field(max_length=317),
+    _Text(_is_label_key, _A_LABEL_KEY, _is_label_key_in_cel("self")),
 ]
-Labels = Annotated[dict[str, LabelValue], Field(max_length=32), AfterValidator(_label_keys)]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    _matching(_LABEL_VALUE, "a label's value of letters, digits, '-', '_' and '.'"),
+]
+Labels = Annotated[
+    dict[str, LabelValue],
+    Field(max_length=32),
+    AfterValidator(_label_keys),
+    Cel(f"self.all(key, {_is_label_key_in_cel('key')})", f"each key must be {_A_LABEL_KEY}"),
+]
+
+Quantity = Annotated[
+    str,
+    Field(max_length=16),
+    INT_OR_STRING,
+    _Text(
+        re.compile(_QUANTITY, re.ASCII).fullmatch,
+        "a quantity such as 500m or 128Mi",
+        f"string(self).matches(r'^{_QUANTITY}$')",
+    ),
+    BeforeValidator(_number_as_text),
+]
+"""An amount of CPU, memory or storage; a plain number is read as text."""
+
+ImageName = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    _matching(r"[^\s]+", "an image's name such as localhost/podwire-agent:1, without blanks"),
+]
 
 Cidr = Annotated[
-    str, Field(max_length=43), _text(_is_cidr, "is not a CIDR such as 10.0.0.0/8 or fd00::/8, nor an address")
+    str,
+    Field(max_length=43),
+    _Text(_is_cidr, "a CIDR or an address, such as 10.0.0.0/8, fd00::/8 or 10.1.2.3", "isCIDR(self) || isIP(self)"),
 ]
-Port = Annotated[int | str, BeforeValidator(_check_port)]
+Port = Annotated[
+    int | str,
+    BeforeValidator(_check_port),
+    INT_OR_STRING,
+    Schema({"maxLength": 11}),
+    Cel(
+        "type(self) == int ? self >= 1 && self <= 65535 : self.matches('^[0-9]{1,5}-[0-9]{1,5}$')"
+        " && int(self.split('-')[0]) >= 1 && int(self.split('-')[0]) <= int(self.split('-')[1])"
+        " && int(self.split('-')[1]) <= 65535",
+        f"{MUST_BE}{_A_PORT}",
+    ),
+]
 IfaceName = Annotated[
     str,
     Field(max_length=15),
-    _text(_is_iface_name, "is not an interface's name of at most 15 characters, such as eth0"),
+    _Text(
+        _is_iface_name,
+        "an interface's name of at most 15 characters, such as eth0",
+        f"self.matches(r'^{_IFACE_NAME}$') && bytes(self).size() < 16 && !(self in ['.', '..'])",
+    ),
 ]
 VethPattern = Annotated[
     str,
     Field(min_length=1, max_length=64),
     AfterValidator(_check_pattern),
+    SERVER_RULE,
 ]
 Url = Annotated[
     str,
     Field(max_length=2048),
-    _text(_is_url, "is not a URL such as https://collector.example:4318, with no user or password in it"),
+    _matching(_URL, "a URL such as https://collector.example:4318, with no user or password in it"),
 ]

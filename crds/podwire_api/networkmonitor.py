@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from podwire_api.api_model import ApiModel
-from podwire_api.duration import format_duration, parse_duration
+from podwire_api.cel import DEFAULT_OF_AGENTS, LIST_BY_NAME, LIST_OF_DIFFERENT, Cel, rules
+from podwire_api.duration import DURATION, NS_PER_MS, format_duration, parse_duration
 from podwire_api.fields import (
     Cidr,
     IfaceName,
@@ -21,17 +22,15 @@ from podwire_api.fields import (
     MonitorName,
     Name,
     Uid,
-    Url,
     VethPattern,
     duration_between,
     placed,
     unique,
     unique_names,
 )
-from podwire_api.rules import ObjectReference, Rules
+from podwire_api.rules import Rules
+from podwire_api.sinks import Sinks
 
-API_VERSION = "podwire.dev/v1alpha1"
-KIND = "NetworkMonitor"
 FILE_UID_NAMESPACE = uuid.UUID("ddd66874-4b55-4b67-b391-308184637231")
 """Namespace of the UUIDv5 by which a monitor without metadata.uid is known: stable from run to run."""
 
@@ -66,8 +65,20 @@ class Interfaces(ApiModel):
     """Only interfaces named as this network plug-in names them."""
     veth_pattern: VethPattern | None = None
     """Only interfaces whose whole name matches this regular expression."""
-    host_interfaces: Annotated[tuple[IfaceName, ...], Field(max_length=32), AfterValidator(unique)] = ()
+    host_interfaces: Annotated[
+        tuple[IfaceName, ...], Field(max_length=32), AfterValidator(unique), LIST_OF_DIFFERENT
+    ] = ()
     """Interfaces of the node itself, watched besides the pods'."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Cel(
+                "!has(self.vethPattern) || !has(self.cni) || self.cni == 'auto'",
+                "cannot stand beside a cni other than auto; remove one of the two",
+                field=".vethPattern",
+            )
+        )
+    )
 
     @model_validator(mode="after")
     def _one_way_to_narrow(self) -> Self:
@@ -86,9 +97,9 @@ class Nodes(ApiModel):
 class Latency(ApiModel):
     """Response and handshake times."""
 
-    enabled: StrictBool = True
+    enabled: Annotated[StrictBool, DEFAULT_OF_AGENTS] = True
     """Whether latency is measured."""
-    max_age: Annotated[str, Field(max_length=16), duration_between("1ms", "60s")] = "2s"
+    max_age: Annotated[str, Field(max_length=16), duration_between("1ms", "60s"), DEFAULT_OF_AGENTS] = "2s"
     """A response later than this after its request is no response."""
 
     @property
@@ -100,7 +111,7 @@ class Latency(ApiModel):
 class Loss(ApiModel):
     """Packets that left a pod and did not reach another."""
 
-    exchange: StrictBool = True
+    exchange: Annotated[StrictBool, DEFAULT_OF_AGENTS] = True
     """Whether agents of different nodes compare their counts."""
 
 
@@ -113,75 +124,14 @@ class ExternalNetwork(ApiModel):
     """The network's addresses."""
 
 
-class PrometheusSink(ApiModel):
-    """The agent's /metrics endpoint shows the monitor under the label `monitor`."""
+def _milliseconds(field: str) -> str:
+    """In CEL: how long a spec's duration is."""
+    return f"(duration(self.{field}).getSeconds() * 1000 + duration(self.{field}).getMilliseconds() % 1000)"
 
 
-class OtlpSink(ApiModel):
-    """Metrics pushed to an OpenTelemetry collector."""
-
-    endpoint: Url
-    """The collector's URL."""
-    protocol: Literal["grpc", "http/protobuf"] = "grpc"
-    """OTLP's transport; grpc where left out."""
-
-
-class HeadersFrom(ApiModel):
-    """Where request headers that are secret come from."""
-
-    secret_ref: ObjectReference
-    """A Secret; each of its keys is a header."""
-
-
-class HttpSink(ApiModel):
-    """Reports posted to a REST endpoint."""
-
-    url: Url
-    """Where reports are posted."""
-    headers_from: HeadersFrom | None = None
-    """Further request headers, such as Authorization."""
-
-
-class StdoutSink(ApiModel):
-    """JSON lines on the agent's standard output."""
-
-
-class Sink(ApiModel):
-    """Where reports go: a name and exactly one of prometheus, otlp, http, stdout."""
-
-    name: Name
-    """Name of the sink, unique in the list."""
-    prometheus: PrometheusSink | None = None
-    """Metrics to be scraped."""
-    otlp: OtlpSink | None = None
-    """Metrics pushed by OTLP."""
-    http: HttpSink | None = None
-    """Reports posted to a URL."""
-    stdout: StdoutSink | None = None
-    """JSON lines on standard output."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The members that are set, by their field names; one, in a valid sink."""
-        members = {"prometheus": self.prometheus, "otlp": self.otlp, "http": self.http, "stdout": self.stdout}
-        return tuple(name for name, member in members.items() if member is not None)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if not self.kinds:
-            raise placed(because="needs one of prometheus: {}, otlp, http, stdout: {}")
-        if len(self.kinds) > 1:
-            raise placed(because=f"has {' and '.join(self.kinds)}: give each a sink of its own")
-        return self
-
-
-def _single_outlets(sinks: tuple[Sink, ...]) -> tuple[Sink, ...]:
-    """A second sink on the one endpoint, or the one standard output, would show everything twice."""
-    for kind in ("prometheus", "stdout"):
-        found = [index for index, sink in enumerate(sinks) if kind in sink.kinds]
-        if len(found) > 1:
-            raise placed(found[1], because=f"is a second {kind} sink; one is all a monitor can have")
-    return sinks
+_UNREADABLE_PERIOD = f"!self.pollingPeriod.matches('^{DURATION}$')"
+"""It has a message of its own."""
+_REPORT_PERIOD_MS = f"{_milliseconds('pollingPeriod')} * self.reportEvery"
 
 
 class NetworkMonitorSpec(ApiModel):
@@ -213,14 +163,14 @@ class NetworkMonitorSpec(ApiModel):
     """How response and handshake times are measured."""
     loss: Loss = Loss()
     """How packets that did not arrive are found."""
-    max_rows: Annotated[StrictInt, Field(ge=10, le=1_000_000)] = 10_000
+    max_rows: Annotated[StrictInt, Field(ge=10, le=1_000_000), DEFAULT_OF_AGENTS] = 10_000
     """Label sets of this monitor on one agent; the traffic of further ones is added up as `other`."""
-    external_networks: Annotated[tuple[ExternalNetwork, ...], Field(max_length=64), AfterValidator(unique_names)] = ()
-    """Names for addresses outside the cluster."""
-    sinks: Annotated[
-        tuple[Sink, ...], Field(max_length=16), AfterValidator(unique_names), AfterValidator(_single_outlets)
+    external_networks: Annotated[
+        tuple[ExternalNetwork, ...], Field(max_length=64), AfterValidator(unique_names), LIST_BY_NAME
     ] = ()
-    """Where reports go."""
+    """Names for addresses outside the cluster."""
+    sinks: Sinks = ()
+    """Where reports go; in a cluster at least one sink."""
     paused: StrictBool = False
     """Detaches everywhere and keeps the totals."""
 
@@ -240,6 +190,30 @@ class NetworkMonitorSpec(ApiModel):
         if self.workload_cache_ttl is None:
             return max(parse_duration(DEFAULT_WORKLOAD_CACHE_TTL), self.report_period_ns)
         return parse_duration(self.workload_cache_ttl)
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Cel(
+                # A file may do without: its agent has a terminal.
+                "has(self.sinks) && size(self.sinks) > 0",
+                "needs at least one sink, such as {name: lines, stdout: {}}",
+                field=".sinks",
+                missing=True,
+            ),
+            Cel(
+                f"{_UNREADABLE_PERIOD} || {_REPORT_PERIOD_MS} <= {parse_duration(MAX_WORKLOAD_CACHE_TTL) // NS_PER_MS}",
+                f"pollingPeriod x reportEvery must be at most {MAX_WORKLOAD_CACHE_TTL}; report more often",
+                field=".reportEvery",
+            ),
+            Cel(
+                f"{_UNREADABLE_PERIOD} || !has(self.workloadCacheTTL)"
+                f" || !self.workloadCacheTTL.matches('^{DURATION}$')"
+                f" || {_REPORT_PERIOD_MS} <= {_milliseconds('workloadCacheTTL')}",
+                "must be at least pollingPeriod x reportEvery",
+                field=".workloadCacheTTL",
+            ),
+        )
+    )
 
     @model_validator(mode="after")
     def _addresses_outlive_reports(self) -> Self:
@@ -267,8 +241,9 @@ class NetworkMonitor(ApiModel):
     kind: Literal["NetworkMonitor"]
     metadata: Metadata
     spec: NetworkMonitorSpec
+    """What to measure and where to send it."""
     status: Any = Field(default=None, exclude=True)
-    """Written by the cluster; not read from a file."""
+    """What became of the monitor. Written by the operator; not read from a file."""
 
     @property
     def uid(self) -> str:

@@ -81,10 +81,12 @@ def field_name(path: Path) -> str:
 def placed_and_worded(error: ErrorDetails, root: type[BaseModel]) -> tuple[Path, str]:
     """Where a pydantic error of a `root` is, and what it means in our words."""
     path = error["loc"]
-    if path[-1:] == ("[key]",):
-        return path[:-2], "has a key that is not text; put it in quotes"
     context: dict[str, Any] = error.get("ctx", {})
     kind = error["type"]
+    if path[-1:] == ("[key]",):
+        if kind == "literal_error":
+            return path[:-1], _WORDS[kind](shown(error["input"]), context)
+        return path[:-2], "has a key that is not text; put it in quotes"
     if kind == "invalid_key":
         return path[:-1], f"has a key that is not text, {path[-1]}; put it in quotes"
     if kind == PLACED:

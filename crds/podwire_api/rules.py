@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from podwire_api.api_model import ApiModel
+from podwire_api.cel import LIST_BY_NAME, LIST_OF_DIFFERENT, Cel, rules
 from podwire_api.fields import (
     Cidr,
     LabelKey,
@@ -47,8 +48,19 @@ class LabelRequirement(ApiModel):
     """The label's key."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How `values` and the label's value are compared."""
-    values: Annotated[tuple[LabelValue, ...], Field(max_length=64)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=16)] = ()
     """For In and NotIn: the values to compare with."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Cel(
+                "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0"
+                " : !has(self.values) || size(self.values) == 0",
+                "operators In and NotIn need at least one value, Exists and DoesNotExist take none",
+                field=".values",
+            )
+        )
+    )
 
     @model_validator(mode="after")
     def _values_suit_operator(self) -> Self:
@@ -64,7 +76,7 @@ class LabelSelector(ApiModel):
 
     match_labels: Labels = Field(default_factory=dict)
     """Labels that must be there with exactly these values."""
-    match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=16)] = ()
+    match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=8)] = ()
     """Conditions that must all hold."""
 
 
@@ -91,7 +103,7 @@ class Endpoint(ApiModel):
     """Pods of the namespaces with these labels."""
     pod_selector: LabelSelector | None = None
     """Pods with these labels."""
-    services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=256)] = ()
+    services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=128)] = ()
     """These services and the pods behind them, as namespace/name."""
     cidrs: Annotated[tuple[Cidr, ...], Field(min_length=1, max_length=1000)] = ()
     """Addresses in these networks."""
@@ -106,7 +118,9 @@ class Rule(Endpoint):
     """Name of the rule, unique in its list; what it filtered is counted under it."""
     ports: Annotated[tuple[Port, ...], Field(min_length=1, max_length=64)] = ()
     """Ports, as 80 or "8000-8010", of either end; packets without ports never match a rule that names some."""
-    protocols: Annotated[tuple[RuleProtocol, ...], Field(min_length=1, max_length=5), AfterValidator(unique)] = ()
+    protocols: Annotated[
+        tuple[RuleProtocol, ...], Field(min_length=1, max_length=5), AfterValidator(unique), LIST_OF_DIFFERENT
+    ] = ()
     """Protocols."""
     direction: RuleDirection | None = None
     """Egress: the described end sends. Ingress: it receives. Left out: both."""
@@ -114,4 +128,4 @@ class Rule(Endpoint):
     """The other end; left out: anybody."""
 
 
-Rules = Annotated[tuple[Rule, ...], Field(max_length=64), AfterValidator(unique_names)]
+Rules = Annotated[tuple[Rule, ...], Field(max_length=64), AfterValidator(unique_names), LIST_BY_NAME]

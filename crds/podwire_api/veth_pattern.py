@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 
+from podwire_api.cel import MUST_BE, Cel
+
 MAX_REPEAT = 15
 """An interface's name has at most 15 characters; RE2 itself stops at 1000."""
 
 _ESCAPES = frozenset("dDwWsS")
-_REPEAT = re.compile(r"\{([0-9]+)(?:,([0-9]*))?\}")
+# Without leading zeros: with them RE2 takes the braces for characters.
+_REPEAT = re.compile(r"\{(0|[1-9][0-9]*)(?:,(0|[1-9][0-9]*)?)?\}")
 _GROUPS = (
     ("(?=", "a look-ahead"),
     ("(?!", "a look-ahead"),
@@ -26,6 +29,21 @@ _GROUPS = (
     ("(?<", "a named group"),
     ("(?", "a flag"),
 )
+_ALLOWED = r"characters, ., [a-z], \d \w \s, (), |, ^, $, *, +, ? and {2,4}"
+
+_ANY_ESCAPE = r"\\([dDwWsS]|[^A-Za-z0-9])"
+_ANY_CLASS = rf"\[\^?(\]|[^\]\[\\]|{_ANY_ESCAPE})([^\]\[\\]|{_ANY_ESCAPE})*\]"
+_ANY_REPEAT = r"([*+?]|\{([0-9]|1[0-5])(,([0-9]|1[0-5])?)?\})\??"
+_REPEATABLE = rf"[^\\\[(){{}}*+?|^$]|{_ANY_ESCAPE}|{_ANY_CLASS}|\)"
+_SHARED = rf"(\((\?:)?|[|^$]|({_REPEATABLE})({_ANY_REPEAT})?)*"
+SERVER_RULE = Cel(
+    f"self.matches(r'^{_SHARED}$')"
+    r" && !self.matches(r'\[[^\]]*(--|&&|[|][|]|~~)')"
+    # Whether it compiles: a comparison that holds whatever the answer is.
+    " && ('x'.matches(self) ? 1 : 0) >= 0",
+    f"{MUST_BE}a regular expression of {_ALLOWED}",
+)
+"""The same, said by a regular expression for regular expressions."""
 
 
 def compile_veth_pattern(pattern: str) -> re.Pattern[str]:
@@ -63,10 +81,7 @@ def compile_veth_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _unshared(what: str) -> ValueError:
-    return ValueError(
-        f"has {what}, which RE2 and Python's re do not share; "
-        r"allowed are characters, ., [a-z], \d \w \s, (), |, ^, $, *, +, ? and {2,4}"
-    )
+    return ValueError(f"has {what}, which RE2 and Python's re do not share; allowed are {_ALLOWED}")
 
 
 def _repetition(pattern: str, at: int) -> int:

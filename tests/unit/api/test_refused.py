@@ -90,7 +90,7 @@ WRONG_SPECS: dict[str, tuple[object, str, str]] = {
     "a prefix longer than the address": (
         rule(cidrs=["10.0.0.0/8", "10.0.0.0/33"]),
         "spec.blacklist[0].cidrs[1]",
-        '"10.0.0.0/33" is not a CIDR such as 10.0.0.0/8 or fd00::/8, nor an address',
+        '"10.0.0.0/33" is not a CIDR or an address, such as 10.0.0.0/8, fd00::/8 or 10.1.2.3',
     ),
     "a netmask for a prefix": (rule(cidrs=["10.0.0.0/255.0.0.0"]), "spec.blacklist[0].cidrs[0]", "is not a CIDR"),
     "a prefix that is not there": (rule(cidrs=["10.0.0.0/"]), "spec.blacklist[0].cidrs[0]", "is not a CIDR"),
@@ -268,8 +268,8 @@ WRONG_TEXTS: dict[str, tuple[str, str]] = {
         "m:3: metadata.name: is given",
     ),
     "another kind": (
-        "apiVersion: podwire.dev/v1alpha1\nkind: AgentPool\nspec: {x: y}\n",
-        'm:2: kind: "AgentPool" is not N',
+        "apiVersion: podwire.dev/v1alpha1\nkind: Monitor\nspec: {x: y}\n",
+        'm:2: kind: "Monitor" is not one of NetworkMonitor, AgentPool',
     ),
     "another version": (
         "apiVersion: podwire.dev/v2\nkind: NetworkMonitor\n",
@@ -302,7 +302,7 @@ WRONG_TEXTS: dict[str, tuple[str, str]] = {
     "an alias without its anchor": ("a: *b\n", "m:1: is not YAML: found undefined alias"),
     "the same name in two documents": (
         (HEAD + "metadata: {name: a}\nspec: {}\n---\n") * 2,
-        'm:8: metadata.name: "a" is the name of the monitor in line 3 already',
+        'm:8: metadata.name: "a" is the name of the NetworkMonitor in line 3 already',
     ),
 }
 

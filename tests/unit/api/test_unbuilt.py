@@ -12,10 +12,10 @@ from podwire_api import load_documents, load_file
 SAMPLES = Path(__file__).parents[3] / "manifests/samples"
 
 
-def lines(spec: str) -> list[str]:
+def lines(spec: str, *, in_cluster: bool = False) -> list[str]:
     head = "apiVersion: podwire.dev/v1alpha1\nkind: NetworkMonitor\nmetadata: {name: a}\n"
     [monitor] = load_documents(f"{head}spec: {spec}\n", "m")
-    return refusals(monitor)
+    return refusals(monitor, in_cluster=in_cluster)
 
 
 REFUSED = {
@@ -32,7 +32,6 @@ REFUSED = {
         "{blacklist: [{name: r, cidrs: [10.0.0.0/8], peer: {services: [a/b]}}]}",
         "spec.blacklist[0].peer.services:",
     ),
-    "a selection of nodes": ("{nodes: {nodeSelector: {a: b}}}", "spec.nodes.nodeSelector:"),
     "a cache lifetime, though it is the default": ("{workloadCacheTTL: 60s}", "spec.workloadCacheTTL:"),
     "latency switched on": ("{latency: {enabled: true}}", "spec.latency.enabled:"),
     "an age of latency": ("{latency: {maxAge: 2s}}", "spec.latency.maxAge:"),
@@ -55,6 +54,12 @@ def test_what_was_set_and_is_not_built_is_refused_by_its_field(spec: str, line: 
     assert "not built yet in this version" in found
 
 
+def test_config_maps_are_read_from_files_only() -> None:
+    spec = "{blacklist: [{name: r, cidrsFrom: [{configMapRef: {name: a}}]}]}"
+    assert lines(spec) == []
+    assert [line.partition(":")[0] for line in lines(spec, in_cluster=True)] == ["spec.blacklist[0].cidrsFrom"]
+
+
 RUNS = {
     "nothing set": "{}",
     "rules about addresses, ports and protocols": (
@@ -63,6 +68,7 @@ RUNS = {
     ),
     "what is built": "{interfaces: {cni: calico, hostInterfaces: [a]}, reportEvery: 3, maxFlows: 9999}",
     "a pattern and a pause": '{interfaces: {vethPattern: "cali.*"}, paused: true, sinks: [{name: s, stdout: {}}]}',
+    "a selection of nodes": "{nodes: {nodeSelector: {a: b}}}",
     "empty lists": "{whitelist: [], blacklist: [], externalNetworks: [], sinks: [], nodes: {nodeSelector: {}}}",
     "latency and the exchange switched off": "{latency: {enabled: false, maxAge: 1s}, loss: {exchange: false}}",
     "empty mappings": "{latency: {}, loss: {}, nodes: {}, interfaces: {}}",
