@@ -10,18 +10,32 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from podwire_agent import __version__, doctor, state
-from podwire_agent.agent import Agent, selector_of
+from podwire_agent.agent import Agent
 from podwire_agent.cleanup import clean
-from podwire_agent.errors import PodwireError, ResourceError
+from podwire_agent.errors import PodwireError, ResourceError, UsageError
 from podwire_agent.kernel import bpffs
 from podwire_agent.kernel.cni import Selector
-from podwire_agent.settings import DEFAULT_LISTEN, LoaderName, Settings, default_loader_name, default_objects
-from podwire_agent.unbuilt import refusals, switched_off
-from podwire_api import InvalidResource, NetworkMonitor, load_file, notes, parse_duration
+from podwire_agent.monitor import selector_of
+from podwire_agent.settings import (
+    DEFAULT_LISTEN,
+    DEFAULT_POOL,
+    LoaderName,
+    Membership,
+    Settings,
+    default_loader_name,
+    default_objects,
+)
+from podwire_agent.unbuilt import refusals, switched_off, without_cluster
+from podwire_api import InvalidResource, NetworkMonitor, notes, parse_duration
+from podwire_api.names import NAMESPACE
+
+if TYPE_CHECKING:
+    from podwire_agent.cluster_agent import ClusterAgent
 
 log = logging.getLogger("podwire_agent")
 
@@ -40,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidResource as error:
         print(f"podwire-agent: {error.summary(limit=2)}", file=sys.stderr)
         return BAD_INPUT
-    except ResourceError as error:
+    except (ResourceError, UsageError) as error:
         print(f"podwire-agent: {error}", file=sys.stderr)
         return BAD_INPUT
     except PodwireError as error:
@@ -54,23 +68,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    monitors = _load(options.file)
+    stop = threading.Event()
+    agent = _agent(options, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with agent:
+        stop.wait(options.duration)
+    return FAILED if agent.failed else 0
+
+
+def _agent(options: argparse.Namespace, stop: threading.Event) -> Agent | ClusterAgent:
+    """For files, or for a node of a cluster. UsageError, InvalidResource, ResourceError, ClusterError."""
+    in_cluster = {f"--{name}": getattr(options, name) for name in ("pool", "pod", "namespace", "kubeconfig")}
+    given = [name for name, value in in_cluster.items() if value is not None]
+    if options.file:
+        if given:
+            raise UsageError(f"{given[0]} is for a node of a cluster, --file for one without; leave one of them out")
+        return Agent(_runnable(options.file), _settings(options), stop)
+    if options.node is None:
+        raise UsageError("run what? Give --file MONITOR, or on a node of a cluster --node NAME")
+    if options.keep:
+        raise UsageError("--keep is for --file; in a cluster the agent finds out by itself whether another one follows")
+    return _cluster_agent(options, stop)
+
+
+def _cluster_agent(options: argparse.Namespace, stop: threading.Event) -> ClusterAgent:
+    """Its modules are loaded only here: without a cluster nobody needs them."""
+    from podwire_agent.cluster_agent import ClusterAgent  # noqa: PLC0415
+    from podwire_agent.kube.connection import Connection  # noqa: PLC0415
+
+    membership = Membership(
+        pool=options.pool or DEFAULT_POOL, pod=options.pod or "", namespace=options.namespace or NAMESPACE
+    )
+    connection = Connection.from_kubeconfig(options.kubeconfig) if options.kubeconfig else Connection.in_cluster()
+    return ClusterAgent(_settings(options), membership, connection, stop)
+
+
+def _runnable(paths: Sequence[Path]) -> list[NetworkMonitor]:
+    monitors = _load(paths)
     refused = [line for monitor in monitors for line in refusals(monitor)]
     if refused:
         more = f"\n... and {len(refused) - 2} more" if len(refused) > 2 else ""
         raise ResourceError("\n".join(refused[:2]) + more)
     for monitor in monitors:
-        for line in switched_off(monitor):
+        for line in [*switched_off(monitor), *without_cluster(monitor)]:
             log.info("monitor %s: %s", monitor.metadata.name, line)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with Agent(monitors, _settings(options), stop) as agent:
-        stop.wait(options.duration)
-    return FAILED if agent.failed else 0
+    return monitors
 
 
 def _load(paths: Sequence[Path]) -> list[NetworkMonitor]:
+    from podwire_api import load_file  # noqa: PLC0415 (reads YAML, which takes 2 MB; in a cluster there is none)
+
     monitors = [monitor for path in paths for monitor in load_file(path)]
     names = [monitor.metadata.name for monitor in monitors]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -80,19 +128,22 @@ def _load(paths: Sequence[Path]) -> list[NetworkMonitor]:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from podwire_api import load_resources  # noqa: PLC0415 (as above)
+
     code = 0
     for path in options.file:
         try:
-            monitors = load_file(path)
+            resources = load_resources(path)
         except InvalidResource as error:
             for problem in error.problems:
                 print(problem)
             code = BAD_INPUT
             continue
-        for monitor in monitors:
-            print(f"{path}: NetworkMonitor {monitor.metadata.name} is valid")
-            for line in [*notes(monitor), *refusals(monitor)]:
-                print(f"{path}: note: {line}")
+        for resource in resources:
+            print(f"{path}: {resource.kind} {resource.metadata.name} is valid")
+            if isinstance(resource, NetworkMonitor):
+                for line in [*notes(resource), *refusals(resource)]:
+                    print(f"{path}: note: {line}")
     return code
 
 
@@ -162,9 +213,13 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", parents=[place], help="watch, count and report until SIGTERM or --duration")
     run.set_defaults(command=_run)
-    run.add_argument("--file", type=Path, action="append", required=True, help="a NetworkMonitor; may be given again")
+    run.add_argument("--file", type=Path, action="append", help="a NetworkMonitor; may be given again")
     run.add_argument("--duration", type=_seconds, metavar="30s", help="end by itself after so long")
-    run.add_argument("--node", metavar="NAME", help="the node's name in reports (the host's name)")
+    run.add_argument("--node", metavar="NAME", help="the node; with --file its name in reports (the host's name)")
+    run.add_argument("--pool", metavar="NAME", help=f"in a cluster: the agent's AgentPool ({DEFAULT_POOL})")
+    run.add_argument("--pod", metavar="NAME", help="in a cluster: the agent's pod")
+    run.add_argument("--namespace", metavar="NAME", help=f"in a cluster: the agents' ({NAMESPACE})")
+    run.add_argument("--kubeconfig", type=Path, metavar="FILE", help="in a cluster, outside a pod: how to reach it")
     run.add_argument(
         "--listen",
         default=DEFAULT_LISTEN,

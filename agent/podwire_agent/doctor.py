@@ -51,10 +51,21 @@ class Diagnosis:
 
 def examine(settings: Settings, selector: Selector) -> Diagnosis:
     """Look at this node; changes nothing. Never raises for what it finds: that is a problem to tell."""
+    problems, features = what_is_missing(settings, f"run `mount -t bpf bpf {settings.bpffs}`")
+    try:
+        findings = list(_interfaces(selector, settings.bpffs / bpffs.HOME))
+    except PodwireError as error:
+        findings = []
+        problems.append(str(error))
+    return Diagnosis(os.uname().release, problems, features, findings)
+
+
+def what_is_missing(settings: Settings, how_to_mount: str) -> tuple[list[str], list[Feature]]:
+    """What keeps the agent from running here, each with what to do; and what the kernel offers."""
     problems = [f"{name} is missing; run as root or grant it" for name in capabilities.missing()]
     features: list[Feature] = []
-    if bpffs.file_system_of(settings.bpffs.resolve()) != "bpf":
-        problems.append(f"no bpffs at {settings.bpffs}; run `mount -t bpf bpf {settings.bpffs}`")
+    if not bpffs.is_mounted(settings.bpffs):
+        problems.append(f"no bpffs at {settings.bpffs}; {how_to_mount}")
     if not list(settings.objects.glob("*.bpf.o")):
         problems.append(f"no compiled programs in {settings.objects}; run `make build`")
     try:
@@ -63,12 +74,7 @@ def examine(settings: Settings, selector: Selector) -> Diagnosis:
         probes.require(features)
     except PodwireError as error:
         problems.append(str(error))
-    try:
-        findings = list(_interfaces(selector, settings.bpffs / bpffs.HOME))
-    except PodwireError as error:
-        findings = []
-        problems.append(str(error))
-    return Diagnosis(os.uname().release, problems, features, findings)
+    return problems, features
 
 
 def _interfaces(selector: Selector, home: Path) -> Iterator[Finding]:

@@ -14,6 +14,10 @@ class ResourceError(PodwireError):
     """The NetworkMonitor cannot be run: unreadable, invalid, or asks for what is not built."""
 
 
+class UsageError(PodwireError):
+    """The command line contradicts itself."""
+
+
 class StateError(PodwireError):
     """The state directory or the pins are in use, unreadable, or of somebody else."""
 
@@ -40,3 +44,17 @@ class SinkClosed(PodwireError):
 
 class EndpointError(PodwireError):
     """The local HTTP endpoint cannot listen where it was told to."""
+
+
+class ClusterError(PodwireError):
+    """The API server refused or did not answer."""
+
+    def __init__(self, status: int | None, message: str) -> None:
+        """`status`: of HTTP; None where there was no answer, or one that could not be understood."""
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def denied(self) -> bool:
+        """Who we are, or what we may do, is not (any more) known to the server."""
+        return self.status in {401, 403}

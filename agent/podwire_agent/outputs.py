@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from podwire_agent.model import Snapshot
 from podwire_agent.ports import Sink
 from podwire_agent.sinks.lines import LinesSink
 from podwire_agent.sinks.report import ClosingReport
@@ -22,6 +23,29 @@ def sinks_for(specs: Sequence[NetworkMonitorSpec], out: TextIO, err: TextIO) -> 
     lines = Shared(LinesSink(out.fileno()))
     people = Shared(_for_people(specs, err if any(wants_lines) else out))
     return [lines.user() if wanted else people.user() for wanted in wants_lines]
+
+
+class ContainerOutput:
+    """The standard output of a container: JSON lines of the monitors that want them, which come and go."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._lines = Shared(LinesSink(out.fileno()))
+
+    def sink(self, spec: NetworkMonitorSpec) -> Sink:
+        """For one more outbox; without a stdout sink reports go nowhere, and the metrics tell of the monitor."""
+        return self._lines.user() if any(sink.stdout is not None for sink in spec.sinks) else Nowhere()
+
+
+class Nowhere:
+    """The sink of a monitor without any."""
+
+    name = "none"
+
+    def send(self, snapshot: Snapshot) -> None:
+        """There is nobody."""
+
+    def close(self) -> None:
+        """There is nothing."""
 
 
 def _for_people(specs: Sequence[NetworkMonitorSpec], stream: TextIO) -> Sink:

@@ -85,6 +85,8 @@ class PipelineState:
     discarded: Traffic
     """Counted in the ledger but never reported: the outlet was dead and memory ran out."""
     last_drain_unix_ns: int
+    new_flows_per_s: float
+    """Over the interval of the last report."""
 
 
 class Pipeline:
@@ -109,11 +111,16 @@ class Pipeline:
         self._cuts_total = self._skipped_cuts_total = self._delayed_reports_total = 0
         self._discarded = Traffic()
         self._last_drain_unix_ns = 0
+        self._new_flows_per_s = 0.0
+        self._rated = (clock.mono_ns(), 0)  # when the last report was made, and how many flows had come by then
 
-    def resume(self, saved: checkpoint.Checkpoint | None, predecessors: Iterable[Predecessor]) -> None:
+    def resume(
+        self, saved: checkpoint.Checkpoint | None, predecessors: Iterable[Predecessor], *, handed_on: bool = False
+    ) -> None:
         """Go on where a former agent ended, before anything is attached.
 
-        `saved`: its checkpoint. `predecessors`: maps of other layouts. KernelError.
+        `saved`: its checkpoint. `predecessors`: maps of other layouts. `handed_on`: the report that was under way is
+        in this very outlet, which knows what becomes of it. KernelError.
         """
         for predecessor in predecessors:
             for index, attachment in predecessor.attachments().items():
@@ -122,6 +129,10 @@ class Pipeline:
                     self._datapath.remember(index, convert(attachment, ATTACHMENT))
         if saved is not None:
             self._restore(saved)
+        else:
+            # Above every number of a monitor that was here before, left, and is back: what came under one of those
+            # would be taken for a repeat. Flows are reported more slowly than one a microsecond.
+            self._books.sequence = self._clock.unix_ns() // 1000
         self._watch.recognise()
         for index, attached_mono_ns in self._books.leaving.items():
             memory = self._datapath.attachment(index)
@@ -129,7 +140,7 @@ class Pipeline:
                 self._watch.settle(index)
         self._books.leaving.clear()
         self._frozen.extend(self._datapath.inherited)
-        if self._books.offer is not None:
+        if self._books.offer is not None and not handed_on:
             self._outlet.put(self._snapshot(self._books.offer, self._ledgers(), final=False))
 
     def absorb(self, predecessors: Sequence[Predecessor]) -> None:
@@ -164,8 +175,11 @@ class Pipeline:
         self._cuts_total += 1
         self._observer.step(Step.CUT)
 
-    def drain(self, *, final: bool = False) -> None:
-        """Fold what was cut, checkpoint it, and report when it is time. KernelError, StateError: call again."""
+    def drain(self, *, final: bool = False, report: bool = True) -> None:
+        """Fold what was cut, checkpoint it, and report when it is time. KernelError, StateError: call again.
+
+        Without `report`, all that is unreported is left to the one who goes on from the checkpoint.
+        """
         self._observer.step(Step.BEGUN)
         closing = self._closing
         cut = list(self._frozen)
@@ -177,7 +191,8 @@ class Pipeline:
         former = self._fold_filtered()
         self._books.flows.expire(self._clock.mono_ns(), IDLE_NS)
         self._settle(closing)
-        self._report(final=final)
+        if report:
+            self._report(final=final)
         checkpoint.save(self._job.checkpoint, checkpoint.Header(self._job.boot_id, FINGERPRINT), self._books.sections())
         self._observer.step(Step.SAVED)
         for item in cut:
@@ -228,6 +243,7 @@ class Pipeline:
             delayed_reports_total=self._delayed_reports_total,
             discarded=self._discarded,
             last_drain_unix_ns=self._last_drain_unix_ns,
+            new_flows_per_s=self._new_flows_per_s,
         )
 
     def _fold(self, frozen: Frozen) -> None:
@@ -287,6 +303,7 @@ class Pipeline:
                 self._discarded += books.flows.discard()
                 books.flows.evict()
             return
+        self._rate()
         now_unix_ns = self._clock.unix_ns()
         books.offer = Offer(books.sequence, now_unix_ns, now_unix_ns - self._clock.mono_ns())
         books.sequence += books.flows.offer()
@@ -294,6 +311,12 @@ class Pipeline:
         ledgers = [*self._farewells, *self._ledgers()]
         self._farewells = []
         self._outgoing = self._snapshot(books.offer, ledgers, final=final)
+
+    def _rate(self) -> None:
+        then_mono_ns, then_added = self._rated
+        now_mono_ns, added = self._clock.mono_ns(), self._books.flows.added
+        self._new_flows_per_s = (added - then_added) * 1e9 / max(1, now_mono_ns - then_mono_ns)
+        self._rated = (now_mono_ns, added)
 
     def _snapshot(self, offer: Offer, ledgers: list[Ledger], *, final: bool) -> Snapshot:
         return Snapshot(

@@ -4,41 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from podwire_agent.core.rule_entries import RuleCompiler
-from podwire_agent.core.rules import Rules, View
 from podwire_agent.kernel.rule_sets import RuleSets
-from podwire_agent.references import References
-from podwire_agent.ruling import config_maps_of, rules_of
 from podwire_api import NetworkMonitorSpec
+
+if TYPE_CHECKING:
+    from podwire_agent.core.rules import Rules, View
+    from podwire_agent.references import References
 
 
 class RuleKeeper:
-    """One thread at a time."""
+    """One thread at a time. What works rules out is loaded where there are some: it takes a megabyte."""
 
-    def __init__(self, rules: Rules, view: Callable[[], View | None]) -> None:
-        """`view` gives the present view, None where nothing has changed since it last gave one; the first is not."""
-        self.rules = rules
+    def __init__(self, rules: Rules | None, view: Callable[[], View | None]) -> None:
+        """`view` gives the present view, None where nothing has changed since it last gave one; the first is not.
+
+        `rules`: None where there are none; then `view` is not asked.
+        """
         self._view = view
-        self._compiler = RuleCompiler(rules)
+        self._compile = None
         self._pending: View | None = None
+        if rules is not None:
+            from podwire_agent.core.rule_entries import RuleCompiler  # noqa: PLC0415 (see above)
+
+            self._compile = RuleCompiler(rules).compile
 
     @classmethod
     def of(cls, spec: NetworkMonitorSpec, refs: Path | None) -> Self:
         """Without a cluster: what the rules refer to is in files below `refs`. ResourceError."""
+        if not spec.whitelist and not spec.blacklist:
+            return cls(None, lambda: None)
+        from podwire_agent.references import References  # noqa: PLC0415 (see above)
+        from podwire_agent.ruling import config_maps_of, rules_of  # noqa: PLC0415
+
         return cls(rules_of(spec), _Files(References(refs, config_maps_of(spec))))
 
     def enforce(self, sets: RuleSets) -> None:
         """Before anything is attached: whatever rules a former agent left are replaced. KernelError."""
+        if self._compile is None:
+            sets.apply(None)
+            return
+        from podwire_agent.core.rules import View  # noqa: PLC0415 (see above)
+
         self._pending = self._view() or View()
         self.renew(sets)
 
     def renew(self, sets: RuleSets) -> None:
         """Have what has changed in force. KernelError: called again, it tries again."""
+        if self._compile is None:
+            return
         self._pending = self._view() or self._pending
         if self._pending is not None:
-            sets.apply(self._compiler.compile(self._pending))
+            sets.apply(self._compile(self._pending))
             self._pending = None
 
 
@@ -52,4 +70,6 @@ class _Files:
     def __call__(self) -> View | None:
         changed = self._references.refresh() if self._shown else True
         self._shown = True
+        from podwire_agent.core.rules import View  # noqa: PLC0415 (see above)
+
         return View(networks=self._references.networks) if changed else None

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from podwire_agent import state
 from podwire_agent.kernel import bpffs
+from podwire_api.names import NAMESPACE
 
 DEFAULT_LISTEN = "127.0.0.1:9437"
+DEFAULT_POOL = "default"
 
 
 class LoaderName(StrEnum):
@@ -47,3 +49,15 @@ class Settings:
     """Where ConfigMaps and Secrets are that the resources name."""
     keep: bool = False
     """Stay attached at the end, for a successor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The agent's place in its cluster."""
+
+    pool: str = DEFAULT_POOL
+    """The AgentPool whose agent it is."""
+    pod: str = ""
+    """Its pod; "" where it runs in none."""
+    namespace: str = NAMESPACE
+    """The agents'."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 
 
 class StateDirectory:
-    """Context manager that holds the lock: two agents on one state would count twice."""
+    """Context manager that holds the lock: two agents on one state would count twice. For any thread."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class StateDirectory:
         self.path = path
         self._namespace = namespace
         self._lock = -1
+        self._slots_lock = threading.Lock()
         self._boot_id = boot_id
         self.boot_id = ""
 
@@ -75,24 +77,30 @@ class StateDirectory:
         """Where the checkpoint of a monitor is."""
         return self.path / f"{uid}.checkpoint"
 
+    @property
+    def remembered(self) -> Path:
+        """Where an agent in a cluster keeps the monitors that it serves."""
+        return self.path / "served"
+
     def layout(self, uid: MonitorUid, fingerprint: str) -> Path:
         """Where the layout of a monitor's maps is described, for an agent that has another one."""
         return self.path / f"{uid}.{fingerprint}.layout"
 
     def slot(self, uid: MonitorUid) -> int:
         """The monitor's slot, given once and kept until `forget`. ResourceError where all are taken."""
-        slots = self._slots()
-        if uid not in slots:
-            free = next((slot for slot in SLOTS if slot not in slots.values()), None)
-            if free is None:
-                raise ResourceError(
-                    f"no place for one more monitor: {len(SLOTS)} run or are kept on this node already; "
-                    "give fewer files, or remove one with `podwire-agent cleanup --monitor NAME`"
-                )
-            slots[uid] = free
-            self._write("namespace", self._here())
-            self._write("slots", slots)
-        return slots[uid]
+        with self._slots_lock:
+            slots = self._slots()
+            if uid not in slots:
+                free = next((slot for slot in SLOTS if slot not in slots.values()), None)
+                if free is None:
+                    raise ResourceError(
+                        f"no place for one more monitor: {len(SLOTS)} run or are kept on this node already; "
+                        "give fewer files, or remove one with `podwire-agent cleanup --monitor NAME`"
+                    )
+                slots[uid] = free
+                self._write("namespace", self._here())
+                self._write("slots", slots)
+            return slots[uid]
 
     def known(self) -> list[MonitorUid]:
         """The monitors that may have left something, as far as it can be read."""
@@ -108,19 +116,20 @@ class StateDirectory:
             for uid in uids:
                 self.forget(uid)
             return
-        for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace"]:
+        for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace", self.remembered]:
             path.unlink(missing_ok=True)
 
     def forget(self, uid: MonitorUid) -> None:
         """Drop the monitor's checkpoint and free its slot."""
         for path in self.path.glob(f"{uid}.*"):
             path.unlink()
-        slots = self._slots()
-        if slots.pop(uid, None) is not None:
-            self._write("slots", slots)
-        if not slots:
-            (self.path / "slots").unlink(missing_ok=True)
-            (self.path / "namespace").unlink(missing_ok=True)
+        with self._slots_lock:
+            slots = self._slots()
+            if slots.pop(uid, None) is not None:
+                self._write("slots", slots)
+            if not slots:
+                (self.path / "slots").unlink(missing_ok=True)
+                (self.path / "namespace").unlink(missing_ok=True)
 
     def _of_monitors(self) -> list[Path]:
         return [path for path in self.path.glob("*-*.*") if path.is_file()]
@@ -153,5 +162,8 @@ class StateDirectory:
 
     def _write(self, name: str, value: object) -> None:
         aside = self.path / f"{name}.new"
-        aside.write_text(json.dumps(value))
-        aside.rename(self.path / name)
+        try:
+            aside.write_text(json.dumps(value))
+            aside.rename(self.path / name)
+        except OSError as error:
+            raise StateError(f"writing {self.path / name}: {error.strerror}; make room for it") from error

@@ -5,7 +5,7 @@ When a part is built its lines go from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from podwire_api import NetworkMonitor, NetworkMonitorSpec
 
@@ -18,12 +18,14 @@ _OF_A_CLUSTER = {
 }
 
 
-def refusals(monitor: NetworkMonitor) -> list[str]:
-    """A line each, `FIELD: words`, for what was set explicitly and is not built; the monitor cannot run with any."""
+def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
+    """A line each, `FIELD: words`, for what was set explicitly and is not built; the monitor cannot run with any.
+
+    `in_cluster`: ConfigMaps would have to be read from the API server, not from files.
+    """
     spec = monitor.spec
     given = spec.model_fields_set
     set_here = {
-        "spec.nodes.nodeSelector: selecting nodes is": bool(spec.nodes.node_selector),
         "spec.workloadCacheTTL: looking up workloads is": "workload_cache_ttl" in given,
         **_latency(spec),
         "spec.loss.exchange: comparing both ends is": spec.loss.exchange and "exchange" in spec.loss.model_fields_set,
@@ -32,8 +34,14 @@ def refusals(monitor: NetworkMonitor) -> list[str]:
     }
     lines = [f"{subject} not built yet in this version; remove it" for subject, is_set in set_here.items() if is_set]
     lines += [
-        f"{field}: choosing pods and services is not built yet in this version; remove it" for field in _choosing(spec)
+        f"{field}: choosing pods and services is not built yet in this version; remove it"
+        for field in _rule_fields(spec, _OF_A_CLUSTER)
     ]
+    if in_cluster:
+        lines += [
+            f"{field}: reading ConfigMaps is not built yet in this version; use cidrs"
+            for field in _rule_fields(spec, {"cidrs_from": "cidrsFrom"})
+        ]
     for index, sink in enumerate(spec.sinks):
         lines += [
             f"spec.sinks[{index}].{kind}: this sink is not built yet in this version; use stdout: {{}} or no sink"
@@ -43,13 +51,13 @@ def refusals(monitor: NetworkMonitor) -> list[str]:
     return lines
 
 
-def _choosing(spec: NetworkMonitorSpec) -> Iterator[str]:
-    """The fields of rules that only a view of the cluster could answer."""
+def _rule_fields(spec: NetworkMonitorSpec, fields: Mapping[str, str]) -> Iterator[str]:
+    """Where rules have one of these fields; `fields`: by attribute, as the resource calls them."""
     lists = {"whitelist": spec.whitelist, "blacklist": spec.blacklist}
     for name, rules in lists.items():
         for index, rule in enumerate(rules):
             for end, place in ((rule, ""), (rule.peer, "peer.")):
-                for field, words in _OF_A_CLUSTER.items():
+                for field, words in fields.items():
                     if end is not None and field in end.model_fields_set:
                         yield f"spec.{name}[{index}].{place}{words}"
 
@@ -71,3 +79,10 @@ def switched_off(monitor: NetworkMonitor) -> list[str]:
     if spec.loss.exchange:
         lines.append("spec.loss.exchange: off in this version: loss is not measured")
     return lines
+
+
+def without_cluster(monitor: NetworkMonitor) -> list[str]:
+    """A line each, `FIELD: words`, for what means nothing where a file is run."""
+    if monitor.spec.nodes.node_selector:
+        return ["spec.nodes.nodeSelector: not looked at without a cluster: the monitor runs here"]
+    return []

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 
-from podwire_agent.agent import default_loader
+from podwire_agent.ground import default_loader
 from podwire_agent.settings import LoaderName, Settings
 
 

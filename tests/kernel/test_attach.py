@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -175,7 +177,7 @@ def test_after_the_qdisc_was_deleted_by_somebody_the_programs_are_put_back(
 
 
 def replace_under_traffic(host: Host, control: TrafficControl, monitor: Monitor, interface: Interface) -> None:
-    """100 replacements at both hooks while frames pass: each is counted once."""
+    """At least 100 replacements at both hooks while more than 1000 frames pass: each is counted once."""
     restarted = monitor.again()
     before = {hook: moved(host, "veth1", hook) - monitor.buffers(interface.index, hook) for hook in HookPoint}
     stop = threading.Event()
@@ -189,7 +191,11 @@ def replace_under_traffic(host: Host, control: TrafficControl, monitor: Monitor,
     with host.pods[1].namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind((host.pods[1].ipv4, 9))
         try:
-            for turn in range(100):
+            deadline_s = time.monotonic() + 30
+            for turn in itertools.count():
+                if turn >= 100 and monitor.buffers(interface.index, HookPoint.INGRESS) > 1000:
+                    break
+                assert time.monotonic() < deadline_s
                 current = restarted if turn % 2 == 0 else monitor
                 for hook in HookPoint:
                     control.attach(interface, hook, current.program(hook), monitor.owner)

@@ -9,13 +9,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from podwire_agent.core.totals import Accounts
+from podwire_agent.exposition import Exposition
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import Cause, RuleListName, Traffic
 from podwire_agent.sinks.outbox import OutboxCounters, Tally
 from podwire_agent.telemetry import (
     AgentState,
     Answer,
-    Exposition,
+    ClusterState,
     MonitorState,
     StepTimes,
     health,
@@ -114,6 +115,40 @@ def scraped(state: AgentState = STATE, times: StepTimes | None = None) -> dict[s
 )
 def test_the_state_is_shown_as(name: str, value: float) -> None:
     assert scraped()[name] == value
+
+
+CLUSTER = ClusterState(
+    view=True,
+    stale_s=12.5,
+    pods=2000,
+    monitors={"Attached": 2, "NotBuilt": 1},
+    status_writes_total=7,
+    status_failures_total=1,
+    api_errors_total=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("podwire_agent_monitors{reason=Attached}", 2),
+        ("podwire_agent_monitors{reason=NotBuilt}", 1),
+        ("podwire_agent_view_stale_seconds{}", 12.5),
+        ("podwire_agent_view_pods{}", 2000),
+        ("podwire_agent_status_writes_total{outcome=done}", 7),
+        ("podwire_agent_status_writes_total{outcome=failed}", 1),
+        ("podwire_agent_api_errors_total{}", 3),
+    ],
+)
+def test_in_a_cluster_its_state_is_shown_as(name: str, value: float) -> None:
+    assert scraped(replace(STATE, cluster=CLUSTER))[name] == value
+    assert name not in scraped()
+
+
+def test_counters_of_a_monitor_are_carried_over_an_edit() -> None:
+    edited = replace(SHOP, cuts_total=1, evicted_flows_total=0, discarded=Traffic()).after(SHOP)
+    assert (edited.cuts_total, edited.evicted_flows_total, edited.discarded) == (10, 3, Traffic(8, 800))
+    assert edited.accounts == SHOP.accounts  # these are carried in the checkpoint
 
 
 def test_the_classes_but_estimated_add_up_to_seen() -> None:
@@ -231,3 +266,27 @@ def test_health_is(state: AgentState, now_s: float, expected: Answer) -> None:
 )
 def test_readiness_is(monitors: tuple[MonitorState, ...], expected: Answer) -> None:
     assert readiness(replace(STATE, monitors=monitors)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        pytest.param(CLUSTER, "ok", id="ready when all is known"),
+        pytest.param(
+            replace(CLUSTER, view=False),
+            "the API server has not told yet which monitors there are",
+            id="not ready before the monitors are known",
+        ),
+        pytest.param(
+            replace(CLUSTER, problems=("no bpffs",)), "no bpffs", id="not ready while the node lacks something"
+        ),
+    ],
+)
+def test_readiness_in_a_cluster_is(cluster: ClusterState, words: str) -> None:
+    assert readiness(replace(STATE, cluster=cluster)) == Answer(words == "ok", words)
+
+
+def test_a_monitor_that_cannot_be_begun_is_not_ready_and_not_stalled() -> None:
+    state = replace(STATE, monitors=(replace(SHOP, scanned=False, last_drain_unix_s=0.0),))
+    assert health(state, START_S + 1000).ok
+    assert not readiness(state).ok

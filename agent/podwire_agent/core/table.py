@@ -125,6 +125,8 @@ class FlowTable:
         self.limit = limit
         self.evicted = 0
         """Rows that had to go for want of room, before they were idle."""
+        self.added = 0
+        """Flows that were not in the table when they came."""
         self._seed = seed
         self._word_hash = word_hash
         self._rows: Records = np.zeros(0, FLOW_ROW)
@@ -137,6 +139,7 @@ class FlowTable:
         table = cls(limit, seed, word_hash)
         rows = convert(rows, FLOW_ROW)
         table._merge(_words_of_rows(rows), rows)
+        table.added = 0
         return table
 
     def __len__(self) -> int:
@@ -269,6 +272,7 @@ class FlowTable:
         if not len(words):
             return
         former = len(self._rows)
+        self.added += len(words)
         # In place: no second copy of a large table. np.concatenate would also turn the ports to the host's byte
         # order. No view of the rows outlives a method, so the check for references is not needed.
         self._rows.resize(former + len(words), refcheck=False)

@@ -14,6 +14,12 @@ DEFAULT = Path("/sys/fs/bpf")
 HOME = "podwire"
 """Our directory in it; monitors by UID below. bpffs refuses names with a dot."""
 
+HOW_TO_MOUNT = (
+    f"on the node run `mount -t bpf bpf {DEFAULT}`, or add `bpf {DEFAULT} bpf defaults 0 0` to its /etc/fstab, "
+    "and start the agent's pod anew"
+)
+"""What to do where the node's is a host's directory in a container."""
+
 
 def file_system_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
     """The type of the file system that `path` is on, by the longest mount point that holds it."""
@@ -26,12 +32,19 @@ def file_system_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -
     return kind
 
 
-def ensure(path: Path) -> Path:
-    """Podwire's directory on the bpffs at `path`, made if need be; mounts a bpffs there if there is none.
+def is_mounted(path: Path) -> bool:
+    """A BPF file system is at `path`."""
+    return file_system_of(path.resolve()) == "bpf"
 
-    KernelError with the command to run where that is not allowed.
+
+def ensure(path: Path, *, mount: bool = True) -> Path:
+    """Podwire's directory on the bpffs at `path`, made if need be; mounts a bpffs there if there is none and `mount`.
+
+    KernelError with the command to run where there is none.
     """
-    if file_system_of(path.resolve()) != "bpf":
+    if not is_mounted(path):
+        if not mount:
+            raise KernelError(f"no bpffs at {path}; {HOW_TO_MOUNT}")
         _mount(path)
     home = path / HOME
     try:

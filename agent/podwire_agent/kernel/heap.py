@@ -22,3 +22,10 @@ def give_back() -> None:
     mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
     mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
     mallopt(M_ARENA_MAX, 1)
+
+
+def trim() -> None:
+    """Give back what lies free between what is in use, after something large: the thresholds see the end only."""
+    malloc_trim = getattr(ct.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

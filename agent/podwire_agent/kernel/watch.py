@@ -62,6 +62,8 @@ class Watch:
         self, datapath: Datapath, control: TrafficControl, interfaces: Interfaces, select: Select, owner: Owner
     ) -> None:
         self.failures_total = 0
+        self.changes = 0
+        """Grows whenever something else is watched, or fails."""
         self._datapath = datapath
         self._control = control
         self._interfaces = interfaces
@@ -146,6 +148,12 @@ class Watch:
                 for hook in HookPoint:
                     self._control.detach(item.interface.index, hook, self._owner)
 
+    def release(self) -> None:
+        """Give up every interface: our programs off, the ledgers to be settled with the next cuts. KernelError."""
+        with self._lock:
+            for index in list(self._watched):
+                self._give_up(index)
+
     def _account(
         self,
         index: IfIndex,
@@ -176,6 +184,7 @@ class Watch:
     def _remove(self, indexes: Iterable[IfIndex]) -> None:
         for index in indexes:
             if self._watched.pop(index, None) is not None:
+                self.changes += 1
                 self._gone.add(index)
                 for hook in HookPoint:
                     remove_link(self._owner.link_pin(index, hook))
@@ -286,9 +295,11 @@ class Watch:
             self.failures_total += 1
             before = self._watched.get(index)
             if before is None or before.failure != str(error):
+                self.changes += 1
                 log.error("%s is not watched, tried again at each scan: %s", interface.name, error)
             self._watched[index] = Watched(interface, host, failure=str(error))
         else:
+            self.changes += 1
             self._watched[index] = Watched(interface, host, attached, why_not(interface, attached))
 
     def _memory_of(self, interface: Interface, host: bool) -> Records:

@@ -269,6 +269,8 @@ class LinesSink:
         fresh = [ledger for at, ledger in now.items() if snapshot.final or told.get(at) != ledger]
         self._write(self._encoder.encode_lines([ledger_line(ledger, snapshot) for ledger in fresh]))
         self._told[snapshot.monitor_uid] = now
+        if snapshot.final:
+            del self._told[snapshot.monitor_uid]  # monitors come and go
 
     def close(self) -> None:
         """Nothing is held back between reports, so there is nothing to do."""

@@ -9,17 +9,19 @@ from podwire_agent.ports import Sink
 
 
 class Shared:
-    """Lets one report through at a time, and closes with the last of its users."""
+    """Lets one report through at a time, and closes with the last of its users. Users come from any thread."""
 
     def __init__(self, sink: Sink) -> None:
         self.name = sink.name
         self._sink = sink
         self._lock = threading.Lock()
+        self._counting = threading.Lock()  # apart, since a report may block for as long as its reader does
         self._users = 0
 
     def user(self) -> Shared:
         """One more outbox sends to it."""
-        self._users += 1
+        with self._counting:
+            self._users += 1
         return self
 
     def send(self, snapshot: Snapshot) -> None:
@@ -29,7 +31,7 @@ class Shared:
 
     def close(self) -> None:
         """By each user; the last one closes the sink."""
-        with self._lock:
+        with self._lock, self._counting:
             self._users -= 1
             if not self._users:
                 self._sink.close()

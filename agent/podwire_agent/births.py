@@ -1,0 +1,131 @@
+"""Interfaces come and go: told to every monitor at once, and looked at in full once a period."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from podwire_agent.containment import Crashed, contained
+from podwire_agent.errors import PodwireError
+from podwire_agent.kernel.events import InterfaceChanges, InterfaceEvents
+from podwire_agent.kernel.watch import Watch
+from podwire_agent.model import MonitorUid
+from podwire_agent.ports import Clock
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 60.0
+"""Between two looks at the clock where there is no monitor."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One monitor."""
+
+    uid: MonitorUid
+    watch: Watch
+    renew: Callable[[], None]
+    """Has what the rules refer to and has changed in force."""
+    period_ns: int
+    crashed: Crashed
+    scan_mono_ns: int
+    """When it looks at everything next, since an event may have told too little."""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    leaving: bool = False
+
+    def end(self, error: Exception) -> None:
+        """Its supervisor begins it anew."""
+        self.leaving = True
+        self.crashed(error)
+
+
+class Births:
+    """Context manager: subscribed from its making on, so that what is born before the first scan is not missed.
+
+    `start` begins a thread; before it, events wait.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        """Called after something else is watched, or fails; in the thread."""
+        self._clock = clock
+        self._events = InterfaceEvents()
+        self._lock = threading.Lock()
+        self._entries: dict[MonitorUid, _Entry] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="interfaces")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        self._events.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._events.__exit__(kind, error, trace)
+
+    def start(self) -> None:
+        """Follow what happens from now on, and what has happened since the making."""
+        self._thread.start()
+
+    def add(self, uid: MonitorUid, watch: Watch, renew: Callable[[], None], period_ns: int, crashed: Crashed) -> None:
+        """Tell this one too. It makes its first scan itself, after this; `renew` is called before each later one."""
+        with self._lock:
+            self._entries[uid] = _Entry(uid, watch, renew, period_ns, crashed, self._clock.mono_ns() + period_ns)
+        self._events.wake()
+
+    def remove(self, uid: MonitorUid) -> None:
+        """Leave it alone; on return nothing of it is under way. Not from the thread itself."""
+        with self._lock:
+            entry = self._entries.pop(uid, None)
+        if entry is not None:
+            entry.leaving = True
+            with entry.busy:
+                pass
+
+    def rescan(self) -> None:
+        """Look at everything soon: what a monitor chooses may have changed."""
+        with self._lock:
+            for entry in self._entries.values():
+                entry.scan_mono_ns = 0
+        self._events.wake()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            with self._lock:
+                soonest = min((entry.scan_mono_ns for entry in self._entries.values()), default=None)
+            wait_s = IDLE_S if soonest is None else max(0, soonest - self._clock.mono_ns()) / 1e9
+            happened = self._events.wait(wait_s)
+            with self._lock:
+                entries = list(self._entries.values())
+            before = sum(entry.watch.changes for entry in entries)
+            for entry in entries:
+                with entry.busy:
+                    if not (entry.leaving or self._stopping):
+                        self._tell(entry, happened)
+            if sum(entry.watch.changes for entry in entries) != before:
+                self.changed()
+
+    def _tell(self, entry: _Entry, happened: InterfaceChanges) -> None:
+        now_mono_ns = self._clock.mono_ns()
+        due = now_mono_ns >= entry.scan_mono_ns
+        if due:
+            entry.scan_mono_ns = now_mono_ns + entry.period_ns
+        try:
+            with contained(f"watching interfaces for monitor {entry.uid}", entry.end):
+                if due:
+                    entry.renew()
+                entry.watch.change(happened.changed, happened.removed)
+                # What is removed here may live on elsewhere: a veth's end that moved away makes the other
+                # one a pod's, and the kernel does not tell of that.
+                if due or happened.overrun or happened.removed:
+                    entry.watch.scan()
+        except PodwireError as error:
+            log.error("watching interfaces for monitor %s failed, tried again: %s", entry.uid, error)
