@@ -1,11 +1,11 @@
-"""Builds the agent's images with buildah, and says how large they are.
+"""Builds the images with buildah, and says how large they are.
 
     make images
     .venv/bin/python -m tools.images --no-cache        options of `buildah bud`
 
-localhost/podwire-agent:VERSION is the agent, :VERSION-bcc the one with BCC. The base is Debian's image, or whatever
-BASE_IMAGE names. Where Debian's cannot be pulled its like is made from Debian's packages by mmdebstrap, once: kept
-below $XDG_CACHE_HOME/podwire.
+localhost/podwire-agent:VERSION is the agent, :VERSION-bcc the one with BCC, localhost/podwire-operator:VERSION the
+operator. The base is Debian's image, or whatever BASE_IMAGE names. Where Debian's cannot be pulled its like is made
+from Debian's packages by mmdebstrap, once: kept below $XDG_CACHE_HOME/podwire.
 """
 
 from __future__ import annotations
@@ -15,15 +15,32 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = "bookworm"
 PUBLISHED_BASE = f"debian:{RELEASE}-slim"
 OWN_BASE = f"localhost/podwire-base:{RELEASE}-slim"
-TARGETS = {"agent": "", "agent-bcc": "-bcc"}
-"""Target of Dockerfile.agent -> what its tag has after the version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stage of a Dockerfile that becomes an image."""
+
+    file: str
+    name: str
+    suffix: str = ""
+    """What the tag has after the version."""
+
+
+TARGETS = {
+    "agent": Target("Dockerfile.agent", "podwire-agent"),
+    "agent-bcc": Target("Dockerfile.agent", "podwire-agent", "-bcc"),
+    "operator": Target("Dockerfile.operator", "podwire-operator"),
+}
+"""By the stage's name."""
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PULL_S = 120
@@ -47,11 +64,11 @@ def version() -> str:
 
 def image(target: str) -> str:
     """The name and tag of a target's image."""
-    return f"localhost/podwire-agent:{version()}{TARGETS[target]}"
+    return f"localhost/{TARGETS[target].name}:{version()}{TARGETS[target].suffix}"
 
 
-def build(options: Sequence[str] = ()) -> None:
-    """Build every target; `options` are for `buildah bud`. CalledProcessError after the failed command has said why."""
+def build(options: Sequence[str] = (), targets: Iterable[str] = TARGETS) -> None:
+    """Build the targets; `options` are for `buildah bud`. CalledProcessError after the failed command has said why."""
     arguments = {"BASE_IMAGE": os.environ.get("BASE_IMAGE") or _base(), "VERSION": version()}
     described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     if (revision := subprocess.run(described, check=False, capture_output=True, text=True)).returncode == 0:
@@ -64,8 +81,8 @@ def build(options: Sequence[str] = ()) -> None:
         arguments["PIP_CERT"] = "/run/secrets/certificates"
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
-    for target in TARGETS:
-        named = ["--file", str(ROOT / "Dockerfile.agent"), "--target", target, "--tag", image(target)]
+    for target in targets:
+        named = ["--file", str(ROOT / TARGETS[target].file), "--target", target, "--tag", image(target)]
         subprocess.run([*command, *options, *named, str(ROOT)], check=True, stdout=subprocess.DEVNULL)
 
 

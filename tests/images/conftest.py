@@ -19,9 +19,9 @@ def _built() -> None:
     build()
 
 
-@pytest.fixture(scope="session", params=TARGETS)
+@pytest.fixture(scope="session", params=["agent", "agent-bcc"])
 def target(request: pytest.FixtureRequest) -> str:
-    """Each target of Dockerfile.agent."""
+    """Each agent's."""
     return str(request.param)
 
 
@@ -29,6 +29,20 @@ def target(request: pytest.FixtureRequest) -> str:
 def image(_built: None, target: str) -> Iterator[Image]:
     """The target's image, mounted."""
     with mounted(target) as found:
+        yield found
+
+
+@pytest.fixture(scope="session", params=TARGETS)
+def every_image(_built: None, request: pytest.FixtureRequest) -> Iterator[Image]:
+    """Each image of ours, mounted."""
+    with mounted(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def operator_image(_built: None) -> Iterator[Image]:
+    """The operator's image, mounted."""
+    with mounted("operator") as found:
         yield found
 
 

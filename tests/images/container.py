@@ -1,11 +1,11 @@
-"""An image of ours as a container under runc, with what a node would give to an agent and no more."""
+"""An image of ours as a container under runc, with what a node would give to such a pod and no more."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +15,6 @@ from typing import Any, Self
 from tests.kernel.netns import Namespace, eventually
 from tools.images import image
 
-CAPABILITIES = ("CAP_BPF", "CAP_NET_ADMIN")
 BPFFS = "/run/podwire-bpffs"
 RESOURCES = "/etc/podwire"
 
@@ -28,6 +27,16 @@ class Image:
 
     root: Path
     config: Mapping[str, Any]
+
+    def commands(self) -> set[str]:
+        """The programs on its path."""
+        path = next(value for value in self.config["Env"] if value.startswith("PATH=")).removeprefix("PATH=")
+        places = [self.root / place.lstrip("/") for place in path.split(":")]
+        return {command.name for place in places if place.is_dir() for command in place.iterdir()}
+
+    def packages(self) -> set[str]:
+        """Names in its environment's site-packages."""
+        return {path.name for path in self.root.glob("opt/podwire/lib/python3*/site-packages/*")}
 
 
 @contextmanager
@@ -68,6 +77,27 @@ class Node:
         return [path for path in self.bpffs.rglob("*") if path.suffix != ".debug" and not path.is_dir()]
 
 
+@dataclass(frozen=True)
+class Pod:
+    """What the manifests give to a container of ours."""
+
+    capabilities: tuple[str, ...] = ()
+    mounts: Callable[[Node], list[dict[str, Any]]] = lambda _: []
+
+
+def _agents_mounts(node: Node) -> list[dict[str, Any]]:
+    private = ["rbind", "rw", "nosuid", "noexec", "nodev"]
+    return [
+        {"destination": "/run/podwire", "type": "bind", "source": str(node.state), "options": private},
+        {"destination": BPFFS, "type": "bind", "source": str(node.bpffs), "options": private},
+        {"destination": RESOURCES, "type": "bind", "source": str(node.resources), "options": [*private, "ro"]},
+    ]
+
+
+AGENT = Pod(("CAP_BPF", "CAP_NET_ADMIN"), _agents_mounts)
+OPERATOR = Pod()
+
+
 @contextmanager
 def small_node(network: Namespace, directory: Path) -> Iterator[Node]:
     """A node with a bpffs of its own, unmounted at the end."""
@@ -84,12 +114,12 @@ def small_node(network: Namespace, directory: Path) -> Iterator[Node]:
 class Container:
     """A started container; it is gone on exit, whatever it did."""
 
-    def __init__(self, image: Image, node: Node, *arguments: str) -> None:
+    def __init__(self, image: Image, node: Node, *arguments: str, pod: Pod = AGENT) -> None:
         """`arguments` follow the image's entry point."""
         self.name = f"pw{os.getpid()}-{next(_serial)}"
         bundle = node.directory / self.name
         bundle.mkdir()
-        (bundle / "config.json").write_text(json.dumps(_specification(image, node, arguments)))
+        (bundle / "config.json").write_text(json.dumps(_specification(image, node, pod, arguments)))
         self._runc = ["runc", "--root", str(node.directory / "runc")]
         self._said = bundle / "stdout", bundle / "stderr"
         with self._said[0].open("wb") as out, self._said[1].open("wb") as err:
@@ -147,11 +177,11 @@ class Container:
         return self._process.wait(timeout_s)
 
 
-def _specification(image: Image, node: Node, arguments: tuple[str, ...]) -> dict[str, Any]:
-    """As a container runtime on a node fills it in for the agent's pod."""
-    privileges = {kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")}
+def _specification(image: Image, node: Node, pod: Pod, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """As a container runtime on a node fills it in."""
+    privileges = {kind: list(pod.capabilities) for kind in ("bounding", "effective", "permitted")}
     user, _, group = image.config["User"].partition(":")
-    nosuid, private = ["nosuid", "noexec", "nodev"], ["rbind", "rw", "nosuid", "noexec", "nodev"]
+    nosuid = ["nosuid", "noexec", "nodev"]
     return {
         "ociVersion": "1.0.2",
         "hostname": "small-node",
@@ -168,9 +198,7 @@ def _specification(image: Image, node: Node, arguments: tuple[str, ...]) -> dict
             {"destination": "/proc", "type": "proc", "source": "proc", "options": nosuid},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*nosuid, "ro"]},
-            {"destination": "/run/podwire", "type": "bind", "source": str(node.state), "options": private},
-            {"destination": BPFFS, "type": "bind", "source": str(node.bpffs), "options": private},
-            {"destination": RESOURCES, "type": "bind", "source": str(node.resources), "options": [*private, "ro"]},
+            *pod.mounts(node),
         ],
         "linux": {
             "namespaces": [

@@ -6,38 +6,19 @@ import json
 
 from tests.images.container import BPFFS, RESOURCES, Container, Image, Node
 from tests.kernel.netns import Host
-from tools.images import version
 
 ONLY_BPF_AND_NET_ADMIN = 1 << 39 | 1 << 12
 LOADERS = {"agent": "libbpf", "agent-bcc": "bcc"}
-BUILDERS = ("clang", "clang-14", "gcc", "cc", "ld", "as", "llc", "llvm-strip", "pip", "pip3", "make")
 
 
-def test_the_version_is_that_of_the_package_and_of_the_label(image: Image, node: Node) -> None:
-    with Container(image, node, "--version") as container:
-        assert container.wait() == 0, container.stderr
-        assert container.stdout.split() == ["podwire-agent", version()]
-    assert image.config["Labels"]["org.opencontainers.image.version"] == version()
-
-
-def test_no_compiler_and_no_installer_of_packages_is_on_the_path(image: Image) -> None:
-    path = next(value for value in image.config["Env"] if value.startswith("PATH=")).removeprefix("PATH=")
-    places = [image.root / place.lstrip("/") for place in path.split(":")]
-    commands = {command.name for place in places if place.is_dir() for command in place.iterdir()}
-    assert "podwire-agent" in commands
-    assert not commands.intersection(BUILDERS)
-    assert not list(image.root.glob("opt/podwire/lib/python3*/site-packages/pip*"))
+def test_what_is_the_operators_is_not_in_it(image: Image) -> None:
+    assert {"podwire_agent", "podwire_api", "urllib3"} <= image.packages()
+    assert not image.packages() & {"podwire_operator", "kubernetes", "kopf", "aiohttp", "cryptography"}
+    assert "podwire-operator" not in image.commands()
 
 
 def test_only_the_image_with_bcc_has_llvm(image: Image, target: str) -> None:
     assert bool(list(image.root.glob("usr/lib/*/libLLVM*"))) == (target == "agent-bcc")
-
-
-def test_all_python_is_compiled_beforehand_since_a_read_only_root_keeps_no_byte_code(image: Image) -> None:
-    for place in ("opt/podwire/lib", "usr/lib/python3"):
-        sources = [path for path in image.root.glob(f"{place}*/**/*.py") if "lib2to3/tests" not in str(path)]
-        assert sources
-        assert [path for path in sources if not list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"))] == []
 
 
 def test_doctor_finds_all_it_needs(image: Image, node: Node) -> None:
