@@ -52,9 +52,14 @@ check: setup ## Format, lint, types, import contracts, generated files
 	.venv/bin/lint-imports --no-logo
 	clang-format --dry-run -Werror $(C_FILES)
 	$(PYTHON_IN_VENV) -m tools.generate_layout --check
+	$(PYTHON_IN_VENV) -m tools.generate_crds --check
+
+.PHONY: cluster-packages
+cluster-packages: packages
+	@tools/install-packages tools/debian-packages-cluster.txt
 
 .PHONY: test
-test: setup ## All tests this machine can run; PODWIRE_REQUIRE=unit,contract,kernel makes it fail where it cannot
+test: setup cluster-packages ## All tests this machine can run; PODWIRE_REQUIRE=unit,contract,kernel,cluster: fail where it cannot
 	$(PYTHON_IN_VENV) -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: bench
@@ -62,17 +67,30 @@ bench: setup ## The budgets, measured side by side (root)
 	@$(PYTHON_IN_VENV) -m tests.bench.run $(BENCH_OPTIONS)
 
 .PHONY: images
-images: .venv/.made ## The agent's two container images, with their sizes (root; IMAGES_OPTIONS for buildah)
+images: .venv/.made ## The container images of agent and operator, with their sizes (root; IMAGES_OPTIONS for buildah)
 	@tools/install-packages tools/debian-packages-images.txt
 	@$(PYTHON_IN_VENV) -m tools.images $(IMAGES_OPTIONS)
+
+.PHONY: cluster-up
+cluster-up: setup cluster-packages ## Kubernetes on this machine: two nodes in namespaces, with the images (root)
+	@$(PYTHON_IN_VENV) -m tools.cluster up
+
+.PHONY: cluster-down
+cluster-down: .venv/.made ## The end of it
+	@$(PYTHON_IN_VENV) -m tools.cluster down
+
+.PHONY: demo-cluster
+demo-cluster: setup cluster-packages ## Podwire on that cluster, and two pods that talk (DEMO_KEEP=1 leaves it there)
+	@$(PYTHON_IN_VENV) -m tools.demo_cluster
 
 .PHONY: bench-loaders
 bench-loaders: setup ## What each loader costs, measured into docs/reference/loaders.md (root)
 	@$(PYTHON_IN_VENV) -m tests.bench.loaders
 
 .PHONY: generate
-generate: setup ## What is generated: layout.py from bpf/flow.h, the JSON Schemas from the lines
+generate: setup ## What is generated: layout.py from bpf/flow.h, crds/*.yaml from the models, the JSON Schemas from the lines
 	$(PYTHON_IN_VENV) -m tools.generate_layout
+	$(PYTHON_IN_VENV) -m tools.generate_crds
 	$(PYTHON_IN_VENV) -m tools.generate_schemas
 
 .PHONY: format
@@ -87,13 +105,14 @@ PIP_COMPILE = env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL .ven
 
 .PHONY: lock
 lock: .venv/.made ## Newer dependencies, with hashes; the images' are among those that are tested
-	$(PIP_COMPILE) --extra agent --extra dev --output-file requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) --extra agent --extra operator --extra dev --output-file requirements/dev.txt pyproject.toml
 	$(PIP_COMPILE) --constraint requirements/dev.txt --extra agent --output-file requirements/agent.txt pyproject.toml
+	$(PIP_COMPILE) --constraint requirements/dev.txt --extra operator --output-file requirements/operator.txt pyproject.toml
 	$(PIP_COMPILE) --constraint requirements/dev.txt --build-deps-for wheel --only-build-deps \
 		--output-file requirements/build.txt pyproject.toml
 
 .PHONY: clean
 clean: ## All that make made, but for Debian packages
-	rm -rf .venv build ./*.egg-info agent/*.egg-info agent/podwire_agent/objects
+	rm -rf .venv build ./*.egg-info agent/podwire_agent/objects
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find agent crds tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find agent crds operator tests tools -name __pycache__ -prune -exec rm -rf {} +

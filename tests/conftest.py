@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import binaries
 from tools.compile_bpf import OBJECTS, VARIANTS
 
 TESTS = Path(__file__).resolve().parent
@@ -69,11 +70,26 @@ def _without_images() -> str:
     return _without_kernel() or _missing_commands("buildah", "mmdebstrap", "runc", target="images")
 
 
+def _without_cluster() -> str:
+    if os.geteuid():
+        return "not root"
+    nodes = ("containerd", "ctr", "runc", "etcd", "nft", "ip", "nsenter", "setpriv", "curl", "pgrep", "bpftool")
+    images = ("buildah", "mmdebstrap", "clang")
+    if missing := _missing_commands(*nodes, *images, "lua5.1", target="cluster-packages"):
+        return missing
+    if not binaries.cni_plugins():
+        return "no CNI plug-ins (run make cluster-packages)"
+    if refusal := _refused("unshare", "--net", "--pid", "--mount", "--fork", "true"):
+        return f"no namespaces: {refusal}"
+    return binaries.why_not()
+
+
 WHY_NOT: dict[str, Callable[[], str]] = {
     "unit": _without_unit,
     "contract": _without_contract,
     "kernel": _without_kernel,
     "images": _without_images,
+    "cluster": _without_cluster,
 }
 """Why a tier cannot run here, in words; "" where it can."""
 
