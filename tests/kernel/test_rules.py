@@ -36,7 +36,7 @@ def key_of(flow: Flow) -> Records:
 def programs_verdicts(datapath: Datapath, flows: Iterable[Flow], blacklist: tuple[str, ...]) -> list[Cause | None]:
     """Of each flow, by where its packet went."""
     found: list[Cause | None] = []
-    generation = datapath.rules.generation
+    generation = datapath.rules.generation if datapath.rules.in_force else 0
     for flow in flows:
         key = key_of(flow)
         datapath.programs[PROGRAM[flow.direction]].test_run(rule_worlds.frame(flow))
@@ -44,7 +44,7 @@ def programs_verdicts(datapath: Datapath, flows: Iterable[Flow], blacklist: tupl
         counted = datapath.flow_maps[flow.direction].lookup(key)
         judged = known is not None and known["generation"][0] == generation and known["direction"] == flow.direction
         measured = counted is not None and counted["generation"][0] == generation & 0xFFFF
-        assert not generation or judged is not measured, flow
+        assert judged is not measured, flow
         found.append(_cause(int(known["verdict"][0]), blacklist) if judged and known is not None else None)
     return found
 
