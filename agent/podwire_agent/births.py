@@ -18,6 +18,10 @@ from podwire_agent.ports import Clock
 
 log = logging.getLogger(__name__)
 
+RENEW_GAP_S = 0.3
+"""Between two renewals, since what rules refer to changes in storms; and these take at most a fifth of the time."""
+NEVER_NS = 1 << 63
+
 IDLE_S = 60.0
 """Between two looks at the clock where there is no monitor."""
 
@@ -34,8 +38,22 @@ class _Entry:
     crashed: Crashed
     scan_mono_ns: int
     """When it looks at everything next, since an event may have told too little."""
+    renew_mono_ns: int
+    """When `renew` is called, if not with a scan before."""
+    rested_mono_ns: int = 0
+    """When it may be called again."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     leaving: bool = False
+
+    def renew_now(self, clock: Clock) -> None:
+        """KernelError: with the next scan it is tried again."""
+        began_mono_ns = clock.mono_ns()
+        self.renew_mono_ns = NEVER_NS
+        try:
+            self.renew()
+        finally:
+            ended_mono_ns = clock.mono_ns()
+            self.rested_mono_ns = ended_mono_ns + max(int(RENEW_GAP_S * 1e9), 4 * (ended_mono_ns - began_mono_ns))
 
     def end(self, error: Exception) -> None:
         """Its supervisor begins it anew."""
@@ -77,8 +95,12 @@ class Births:
 
     def add(self, uid: MonitorUid, watch: Watch, renew: Callable[[], None], period_ns: int, crashed: Crashed) -> None:
         """Tell this one too. It makes its first scan itself, after this; `renew` is called before each later one."""
+        now_mono_ns = self._clock.mono_ns()
+        soon_mono_ns = now_mono_ns + int(RENEW_GAP_S * 1e9)  # for what has changed before this
         with self._lock:
-            self._entries[uid] = _Entry(uid, watch, renew, period_ns, crashed, self._clock.mono_ns() + period_ns)
+            self._entries[uid] = _Entry(
+                uid, watch, renew, period_ns, crashed, now_mono_ns + period_ns, renew_mono_ns=soon_mono_ns
+            )
         self._events.wake()
 
     def remove(self, uid: MonitorUid) -> None:
@@ -97,10 +119,24 @@ class Births:
                 entry.scan_mono_ns = 0
         self._events.wake()
 
+    def renew_soon(self) -> None:
+        """Something that rules refer to has changed: have them renewed, at once but for RENEW_GAP_S."""
+        now_mono_ns = self._clock.mono_ns()
+        waiting = True
+        with self._lock:
+            for entry in self._entries.values():
+                if entry.renew_mono_ns == NEVER_NS:
+                    entry.renew_mono_ns = max(now_mono_ns, entry.rested_mono_ns)
+                    waiting = False
+        if not waiting:
+            self._events.wake()
+
     def _run(self) -> None:
         while not self._stopping:
             with self._lock:
-                soonest = min((entry.scan_mono_ns for entry in self._entries.values()), default=None)
+                soonest = min(
+                    (min(entry.scan_mono_ns, entry.renew_mono_ns) for entry in self._entries.values()), default=None
+                )
             wait_s = IDLE_S if soonest is None else max(0, soonest - self._clock.mono_ns()) / 1e9
             happened = self._events.wait(wait_s)
             with self._lock:
@@ -120,8 +156,8 @@ class Births:
             entry.scan_mono_ns = now_mono_ns + entry.period_ns
         try:
             with contained(f"watching interfaces for monitor {entry.uid}", entry.end):
-                if due:
-                    entry.renew()
+                if due or now_mono_ns >= entry.renew_mono_ns:
+                    entry.renew_now(self._clock)
                 entry.watch.change(happened.changed, happened.removed)
                 # What is removed here may live on elsewhere: a veth's end that moved away makes the other
                 # one a pod's, and the kernel does not tell of that.

@@ -18,6 +18,7 @@ from typing import Self
 from podwire_agent import __version__, doctor
 from podwire_agent.behind import PodsBehind
 from podwire_agent.clock import SystemClock
+from podwire_agent.cluster_rules import ClusterRules, read_config_map
 from podwire_agent.containment import contained
 from podwire_agent.endpoint import endpoint_of
 from podwire_agent.errors import EndpointError, PodwireError, SinkClosed, StateError
@@ -31,6 +32,7 @@ from podwire_agent.kube.agent_node import AgentNodeWriter
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.memory import recall, remember
 from podwire_agent.kube.monitors import MonitorObject
+from podwire_agent.kube.referred import Referred
 from podwire_agent.kube.succession import successor_expected
 from podwire_agent.kube.view import ClusterView, ClusterWatch
 from podwire_agent.model import Interface
@@ -38,7 +40,6 @@ from podwire_agent.monitor import selector_of
 from podwire_agent.node_report import NodeReport
 from podwire_agent.outputs import ContainerOutput
 from podwire_agent.roster import Roster
-from podwire_agent.rulekeeper import RuleKeeper
 from podwire_agent.settings import Membership, Settings
 from podwire_agent.state import StateDirectory
 from podwire_agent.supervisor import Ending, Supervised
@@ -69,6 +70,7 @@ class _Serving:
 
     ground: Ground
     behind: PodsBehind
+    rules: ClusterRules
     roster: Roster
 
 
@@ -94,6 +96,9 @@ class ClusterAgent:
         self._halt = threading.Event()
         self._output = ContainerOutput(sys.stdout)
         self._watch = ClusterWatch(connection, settings.node, self._clock, self._bell.set)
+        self._referred = Referred(connection, self._clock, read_config_map)
+        self._pods_here = 0
+        """The version of this node's pods that was looked at."""
         self._state: StateDirectory | None = None
         self._serving: _Serving | None = None
         self._again_s = 0.0
@@ -112,6 +117,7 @@ class ClusterAgent:
         heap.give_back()  # before the first thread: later ones would have heaps of their own
         with ExitStack() as stack:
             stack.enter_context(self._watch)
+            stack.enter_context(self._referred)
             self._stack = stack.pop_all()
         self._thread.start()
         return self
@@ -239,18 +245,29 @@ class ClusterAgent:
         interfaces = self._stack.enter_context(Interfaces())
         addresses = self._stack.enter_context(Addresses())
         behind = PodsBehind(self._watch.pods, self._settings.node, self._clock, interfaces, addresses)
+        rules = ClusterRules(self._watch, self._referred, behind, ground.births.renew_soon, self._bell.set)
         common = Supervised(
             ground=ground,
             choose=partial(_choose, behind),
-            rules=lambda spec: RuleKeeper.of(spec, None),
+            rules=rules.keeper,
             sink=lambda resource: self._output.sink(resource.spec),
             nobody_reads=self._nobody_reads,
             changed=self._bell.set,
             patience_s=LAST_REPORT_S,
         )
         ground.births.changed = self._bell.set
+        self._referred.changed = rules.look
+        self._watch.pods_changed = partial(self._pods_changed, rules)
         ground.start()
-        return _Serving(ground, behind, Roster(common))
+        return _Serving(ground, behind, rules, Roster(common))
+
+    def _pods_changed(self, rules: ClusterRules) -> None:
+        """In the thread that follows the pods, at each event."""
+        here = self._watch.pods.version_here
+        if here != self._pods_here:  # one may be behind an interface of which nothing was known
+            self._pods_here = here
+            self._bell.set()
+        rules.look()
 
     def _selecting(self, view: ClusterView | None, state: StateDirectory) -> tuple[MonitorObject, ...] | None:
         """The monitors that mean this node, the oldest first; None where that is not known (yet)."""
@@ -281,7 +298,7 @@ class ClusterAgent:
 
     def _trim(self) -> None:
         """Some time after everything was listed: what came in pages, and the start, leave 5 MB in holes."""
-        lists = self._watch.lists_total
+        lists = self._watch.lists_total + self._referred.lists_total
         if lists != self._lists:
             self._lists, self._trim_s = lists, time.monotonic() + TRIM_S
         elif time.monotonic() >= self._trim_s:
@@ -290,14 +307,12 @@ class ClusterAgent:
 
     def _look_behind(self, serving: _Serving) -> float:
         """Which pods are behind what is watched. After how many seconds to look again."""
-        veths = [
-            item.interface
-            for each in serving.roster.supervisors().values()
-            for item in each.standing().watched
-            if not item.host
-        ]
+        watched = [item for each in serving.roster.supervisors().values() for item in each.standing().watched]
+        veths = [item.interface for item in watched if not item.host]
+        hosts = [item.interface for item in watched if item.host]
         known = self._watch.pods_synced and self._watch.pods_stale_since_mono_ns is None
-        changed, wait_s = serving.behind.look(veths, pods_known=known)
+        changed, wait_s = serving.behind.look(veths, pods_known=known, hosts=hosts)
+        serving.rules.look()
         if changed:
             serving.ground.births.rescan()
         return wait_s

@@ -59,6 +59,7 @@ class RunningMonitor:
     _datapath: Datapath
     _watch: Watch
     _pipeline: Pipeline
+    _rules: RuleKeeper
     _outbox: Outbox
     _stack: ExitStack
 
@@ -117,7 +118,7 @@ class RunningMonitor:
             if fresh:
                 undo.pop_all()
             ground.cutter.add(uid, pipeline, spec.polling_period_ns, crashed)
-            return cls(uid, resource, fresh, ground, datapath, watch, pipeline, outbox, stack.pop_all())
+            return cls(uid, resource, fresh, ground, datapath, watch, pipeline, rules, outbox, stack.pop_all())
 
     @property
     def name(self) -> str:
@@ -127,6 +128,10 @@ class RunningMonitor:
     def watched(self) -> list[Watched]:
         """What is watched now, and what could not be; nothing while it is paused."""
         return self._watch.watched()
+
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know of what its rules refer to."""
+        return self._rules.notes
 
     def new_flows_per_s(self) -> float:
         """Over the interval of the last report."""

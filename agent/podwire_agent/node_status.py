@@ -10,7 +10,7 @@ from podwire_agent.kernel.watch import Watched
 from podwire_agent.sinks.outbox import OutboxCounters
 from podwire_agent.supervisor import Standing
 from podwire_api.agentnode import InterfaceCounts, MonitorOnNode
-from podwire_api.conditions import ConditionType, MonitorReason
+from podwire_api.conditions import NOTED, ConditionType, MonitorReason, noted
 from podwire_api.names import MAX_MONITORS
 
 MESSAGE_CHARACTERS = 1024
@@ -86,7 +86,10 @@ def verdict(standing: Standing) -> Verdict:
     if failed:
         words = [f"{each.interface.name}: {each.failure}" for each in failed]
         return Verdict(False, MonitorReason.ATTACH_FAILED, _shortened(words, "; "))
-    return Verdict(True, MonitorReason.ATTACHED, f"{len(standing.watched)} interfaces are watched")
+    well = f"{len(standing.watched)} interfaces are watched"
+    if standing.notes:
+        well += NOTED + _shortened(standing.notes)
+    return Verdict(True, MonitorReason.ATTACHED, well[:MESSAGE_CHARACTERS])
 
 
 def is_passing(standing: Standing) -> bool:
@@ -169,9 +172,10 @@ class Entries:
 
 
 def without_figures(entry: MonitorOnNode) -> MonitorOnNode:
-    """What is told at once when it changes: not what is counted, nor the sentences of what is well."""
+    """What is told at once when it changes: not what is counted, nor the sentences of what is well, but notes."""
     silent = tuple(
-        each.model_copy(update={"message": ""}) if each.status == "True" else each for each in entry.conditions
+        each.model_copy(update={"message": noted(each.message)}) if each.status == "True" else each
+        for each in entry.conditions
     )
     interfaces = InterfaceCounts(failed=entry.interfaces.failed)
     figures = {"pods": 0, "flows_per_second": 0, "overflowed": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from podwire_agent.core.networks import BadNetwork, Networks, parse_lines
@@ -16,6 +17,33 @@ ADDRESS_LIMIT = 100_000
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Of a ConfigMap's keys: name, inode, size and time of change."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkList:
+    """What a ConfigMap of the cluster lists."""
+
+    name: str
+    version: str
+    """The ConfigMap's resourceVersion."""
+    networks: Networks | None
+    """Of its last state that was good; None: there was none yet."""
+    problem: str = ""
+    """Why its present state is refused, in words."""
+
+
+def read_list(name: str, version: str, data: Mapping[str, str], held: NetworkList | None) -> NetworkList:
+    """Of all keys together; `held` is what was made of a former state of it."""
+    if held is not None and held.version == version:
+        return held
+    parts = []
+    for key, text in sorted(data.items()):
+        try:
+            parts.append(parse_lines(text))
+        except BadNetwork as error:
+            problem = f"ConfigMap {name}, key {key}, {error}"
+            return NetworkList(name, version, None if held is None else held.networks, problem)
+    return NetworkList(name, version, Networks.union(parts))
 
 
 class References:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from podwire_agent.kernel.rule_sets import RuleSets
 from podwire_api import NetworkMonitorSpec
@@ -14,14 +13,24 @@ if TYPE_CHECKING:
     from podwire_agent.references import References
 
 
+class Meaning(Protocol):
+    """What one monitor's rules refer to."""
+
+    notes: tuple[str, ...]
+    """What its user should know of that: a rule that selects nothing, a ConfigMap that is refused."""
+
+    def __call__(self) -> View | None:
+        """As of now; None where nothing has changed since the last time. The first time it is not None."""
+
+
 class RuleKeeper:
-    """One thread at a time. What works rules out is loaded where there are some: it takes a megabyte."""
+    """One thread at a time, but for `notes`.
 
-    def __init__(self, rules: Rules | None, view: Callable[[], View | None]) -> None:
-        """`view` gives the present view, None where nothing has changed since it last gave one; the first is not.
+    What works rules out is loaded where there are some: it takes a megabyte.
+    """
 
-        `rules`: None where there are none; then `view` is not asked.
-        """
+    def __init__(self, rules: Rules | None, view: Meaning) -> None:
+        """`rules`: None where there are none; then `view` is not asked."""
         self._view = view
         self._compile = None
         self._pending: View | None = None
@@ -34,11 +43,16 @@ class RuleKeeper:
     def of(cls, spec: NetworkMonitorSpec, refs: Path | None) -> Self:
         """Without a cluster: what the rules refer to is in files below `refs`. ResourceError."""
         if not spec.whitelist and not spec.blacklist:
-            return cls(None, lambda: None)
+            return cls(None, NoMeaning())
         from podwire_agent.references import References  # noqa: PLC0415 (see above)
         from podwire_agent.ruling import config_maps_of, rules_of  # noqa: PLC0415
 
         return cls(rules_of(spec), _Files(References(refs, config_maps_of(spec))))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See Meaning."""
+        return self._view.notes
 
     def enforce(self, sets: RuleSets) -> None:
         """Before anything is attached: whatever rules a former agent left are replaced. KernelError."""
@@ -60,10 +74,21 @@ class RuleKeeper:
             self._pending = None
 
 
+class NoMeaning:
+    """Of a monitor without rules: everything is measured."""
+
+    notes: tuple[str, ...] = ()
+
+    def __call__(self) -> View | None:
+        """Nothing ever changes."""
+        return None
+
+
 class _Files:
     """The view of an agent without a cluster: no pods, and the networks that files list."""
 
     def __init__(self, references: References) -> None:
+        self.notes: tuple[str, ...] = ()
         self._references = references
         self._shown = False
 

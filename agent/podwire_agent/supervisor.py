@@ -77,6 +77,8 @@ class Standing:
     ending: bool = False
     ended: bool = False
     watched: tuple[Watched, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What its user should know, though it runs."""
     outbox: OutboxCounters = NOTHING_SENT
 
 
@@ -151,6 +153,7 @@ class Supervisor:
         return replace(
             standing,
             watched=() if monitor is None else tuple(monitor.watched()),
+            notes=() if monitor is None else monitor.notes(),
             outbox=NOTHING_SENT if outbox is None else outbox.counters,
         )
 

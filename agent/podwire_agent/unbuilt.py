@@ -5,12 +5,12 @@ When a part is built its lines go from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from podwire_api import NetworkMonitor, NetworkMonitorSpec
 
 _BUILT_SINKS = frozenset({"stdout"})
-_OF_A_CLUSTER = {
+_ASKS_THE_CLUSTER = {
     "namespaces": "namespaces",
     "namespace_selector": "namespaceSelector",
     "pod_selector": "podSelector",
@@ -19,9 +19,9 @@ _OF_A_CLUSTER = {
 
 
 def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
-    """A line each, `FIELD: words`, for what was set explicitly and is not built; the monitor cannot run with any.
+    """A line each, `FIELD: words`, for what was set explicitly and cannot be done; the monitor cannot run with any.
 
-    `in_cluster`: ConfigMaps would have to be read from the API server, not from files.
+    `in_cluster`: there is an API server that knows pods and services.
     """
     spec = monitor.spec
     given = spec.model_fields_set
@@ -33,14 +33,10 @@ def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
         "spec.externalNetworks: names for outside addresses are": bool(spec.external_networks),
     }
     lines = [f"{subject} not built yet in this version; remove it" for subject, is_set in set_here.items() if is_set]
-    lines += [
-        f"{field}: choosing pods and services is not built yet in this version; remove it"
-        for field in _rule_fields(spec, _OF_A_CLUSTER)
-    ]
-    if in_cluster:
+    if not in_cluster:
         lines += [
-            f"{field}: reading ConfigMaps is not built yet in this version; use cidrs"
-            for field in _rule_fields(spec, {"cidrs_from": "cidrsFrom"})
+            f"{field}: without a cluster nobody can say which pods or services are meant; use cidrs"
+            for field in _asking_the_cluster(spec)
         ]
     for index, sink in enumerate(spec.sinks):
         lines += [
@@ -51,13 +47,13 @@ def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
     return lines
 
 
-def _rule_fields(spec: NetworkMonitorSpec, fields: Mapping[str, str]) -> Iterator[str]:
-    """Where rules have one of these fields; `fields`: by attribute, as the resource calls them."""
+def _asking_the_cluster(spec: NetworkMonitorSpec) -> Iterator[str]:
+    """Where rules ask for pods or services."""
     lists = {"whitelist": spec.whitelist, "blacklist": spec.blacklist}
     for name, rules in lists.items():
         for index, rule in enumerate(rules):
             for end, place in ((rule, ""), (rule.peer, "peer.")):
-                for field, words in fields.items():
+                for field, words in _ASKS_THE_CLUSTER.items():
                     if end is not None and field in end.model_fields_set:
                         yield f"spec.{name}[{index}].{place}{words}"
 

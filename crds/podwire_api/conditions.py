@@ -39,6 +39,15 @@ class Condition(ApiModel):
     """Why, in a sentence for people, and what to do."""
 
 
+NOTED = "; but "
+"""In an agent's message of what is well: behind it is what a user should know all the same."""
+
+
+def noted(message: str) -> str:
+    """What is behind NOTED; "" where nothing is."""
+    return message.partition(NOTED)[2]
+
+
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), LIST_BY_TYPE]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from podwire_api.conditions import ConditionType, MonitorReason
+from podwire_api.conditions import ConditionType, MonitorReason, noted
 from podwire_api.names import MAX_MONITORS
 from podwire_operator import words
 from podwire_operator.facts import MonitorFacts, NodeFacts
@@ -198,7 +198,7 @@ def _overall(
         place = "its one node" if count == 1 else f"all {count} nodes"
         if monitor.paused:
             return MonitorReason.PAUSED, f"Paused by spec.paused: detached on {place}; the totals are kept."
-        return MonitorReason.ATTACHED, f"Attached on {place}."
+        return MonitorReason.ATTACHED, f"Attached on {place}.{_notes(states)}"
     troubled = [state for state in present if state is not NodeState.ATTACHED]
     sentences = [_SENTENCES[state](states[state]) for state in troubled[:2]]
     return MonitorReason(troubled[0].value), " ".join(sentences)
@@ -219,7 +219,9 @@ def _datapath_attached(monitor: Monitor, states: dict[NodeState, list[NodeFacts]
     if not missing:
         if monitor.paused:
             return Finding(kind, FALSE, MonitorReason.PAUSED, "Detached everywhere: spec.paused is true.")
-        return Finding(kind, TRUE, MonitorReason.ATTACHED, "Attached to every pod's interface on every node.")
+        return Finding(
+            kind, TRUE, MonitorReason.ATTACHED, f"Attached to every pod's interface on every node.{_notes(states)}"
+        )
     if all(state in _AGENT_DOWN for state in present):
         return Finding(kind, UNKNOWN, MonitorReason(missing[0].value), "No agent tells.")
     message = " ".join(_SENTENCES[state](states[state]) for state in missing[:2])
@@ -259,6 +261,18 @@ def _said(found: Sequence[NodeFacts]) -> str:
     messages = [node.entry.datapath.message for node in found if node.entry is not None and node.entry.datapath]
     common = max(messages, key=messages.count, default="")
     return words.quoted(common) or "they do not say why"
+
+
+def _notes(states: dict[NodeState, list[NodeFacts]]) -> str:
+    """What agents say that is well, and that a user should know something of: what most of them say, and where."""
+    where: dict[str, list[str]] = {}
+    for node in [*states.get(NodeState.ATTACHED, ()), *states.get(NodeState.SINKS_UNREACHABLE, ())]:
+        if node.entry is not None and node.entry.datapath is not None and (said := noted(node.entry.datapath.message)):
+            where.setdefault(words.quoted(said), []).append(node.name)
+    if not where:
+        return ""
+    common = max(where, key=lambda said: len(where[said]))
+    return f" On {words.nodes(where[common])}: {common}."
 
 
 def _refused(found: Sequence[NodeFacts]) -> str:

@@ -183,6 +183,7 @@ class Logs:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._ledgers: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.read()
 
     def read(self) -> None:
@@ -196,6 +197,10 @@ class Logs:
                     self._keep(json.loads(said))
 
     def _keep(self, line: dict[str, Any]) -> None:
+        if line["type"] == "ledger":
+            place = (line["monitor"], line["boot_id"], line["node"], line["interface"], line["direction"])
+            if place not in self._ledgers or self._ledgers[place]["time"] < line["time"]:
+                self._ledgers[place] = line
         if line["type"] != "flow":
             return
         key = (line["node"], line["boot_id"], line["monitor"], line["sequence"])
@@ -215,6 +220,27 @@ class Logs:
                 size[place] += line["bytes"]
         return {place: (packets[place], size[place]) for place in packets}
 
+    def filtered(self, monitor: str) -> dict[tuple[str, str], int]:
+        """Packets by node and direction since its attach."""
+        packets: Counter[tuple[str, str]] = Counter()
+        for line in self._ledgers.values():
+            if line["monitor"] == monitor:
+                packets[line["node"], line["direction"]] += line["filtered"]["packets"]
+        return dict(packets)
+
+    def await_identity(self, monitor: str, timeout_s: float = 15.0) -> None:
+        """Until in every account of a monitor what was seen is what became of it. TimeoutError with those that do not.
+
+        That is so as soon as nothing is under way.
+        """
+
+        def differ() -> list[dict[str, Any]]:
+            self.read()
+            return [line for line in self._ledgers.values() if line["monitor"] == monitor and not _adds_up(line)]
+
+        assert any(line["monitor"] == monitor for line in self._ledgers.values())
+        eventually(lambda: not differ(), f"the ledgers of {monitor} add up", timeout_s)
+
     def await_counts(
         self, wanted: dict[tuple[str, str], tuple[int, int]], monitor: str, timeout_s: float = 15.0, **fields: Any
     ) -> None:
@@ -227,3 +253,8 @@ class Logs:
                 return
             assert time.monotonic() < deadline_s, f"counted {found}, not {wanted}"
             time.sleep(0.3)
+
+
+def _adds_up(ledger: dict[str, Any]) -> bool:
+    classes = ("counted", "filtered", "unsupported", "overflowed")
+    return all(ledger["seen"][unit] == sum(ledger[each][unit] for each in classes) for unit in ("packets", "bytes"))

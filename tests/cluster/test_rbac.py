@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from podwire_agent.clock import SystemClock
+from podwire_agent.cluster_rules import read_config_map
 from podwire_agent.errors import ClusterError
 from podwire_agent.kube.agent_node import AGENT_NODES_PATH, AgentNodeWriter
 from podwire_agent.kube.connection import Connection
+from podwire_agent.kube.referred import Referable, Referred
 from podwire_agent.kube.succession import successor_expected
 from podwire_agent.kube.view import ClusterWatch
 from podwire_api.agentnode import AgentNodeStatus
@@ -140,8 +142,13 @@ def test_an_agents_edge_uses_all_its_rights_and_needs_no_other(install: Install)
     install.server.make(
         f"/apis/{API_VERSION}/{POOLS}", apiVersion=API_VERSION, kind="AgentPool", metadata={"name": "default"}
     )
-    with ClusterWatch(connection, "n1", SystemClock()) as watch:
+    with (
+        ClusterWatch(connection, "n1", SystemClock()) as watch,
+        Referred(connection, SystemClock(), read_config_map) as referred,
+    ):
+        referred.follow(list(Referable))
         eventually(lambda: watch.view() is not None and watch.pods_synced, "everything is listed")
+        eventually(lambda: referred.synced(list(Referable)), "what rules refer to is listed")
         writer = AgentNodeWriter(connection, "n1", SystemClock(), 30.0)
         writer.write(AgentNodeStatus(version="0.1.0"), urgent=True)
         writer.close(None)

@@ -17,7 +17,7 @@ TCP_PORT = 7001
 SENT_S = 120.0
 ETHERNET, IPV4, IPV6, UDP = 14, 20, 40, 8
 
-_RECEIVE = f"""
+RECEIVE = f"""
 import socket, threading
 def drain(peer):
     with peer:
@@ -143,7 +143,7 @@ def pair(cluster: Cluster, name: str) -> Iterator[Pair]:
     """Two pods that are there as long as this."""
     client, server = f"{name}-client", f"{name}-server"
     try:
-        receiving = cluster.run_pod(server, "node-2", "python3", "-c", _RECEIVE, image=image("agent"))
+        receiving = cluster.run_pod(server, "node-2", "python3", "-c", RECEIVE, image=image("agent"))
         sending = cluster.run_pod(client, "node-1", "sleep", "infinity", image=image("agent"))
         yield Pair(cluster, sending, receiving)
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from podwire_agent.behind import DOUBT_S, LATE_S, NOW_S, SOON_S, PodsBehind
+from podwire_agent.behind import DOUBT_S, KEPT_S, LATE_S, NOW_S, SOON_S, YOUNG_S, PodsBehind
 from podwire_agent.kernel.addresses import Address, Addresses
 from podwire_agent.kernel.interfaces import Interfaces
 from podwire_agent.kube.objects import Pod, address_bytes
@@ -62,6 +62,9 @@ class Scene:
         self.clock.now_s += after_s
         return self.behind.look(interfaces, pods_known=known)
 
+    def look_with(self, host: Interface, *interfaces: Interface) -> None:
+        self.behind.look(interfaces, pods_known=True, hosts=[host])
+
 
 @pytest.fixture
 def scene() -> Scene:
@@ -77,6 +80,47 @@ def test_pods_are_counted_once_however_many_interfaces_they_have(scene: Scene) -
     assert scene.behind.behind(veths[:1]) == 1
     scene.pods.discard("b")
     assert scene.behind.behind(veths) == 1
+
+
+def test_whose_an_interface_is_is_known_as_long_as_it_is_there(scene: Scene) -> None:
+    scene.pod("a", "10.0.0.1")
+    veth, young, host = scene.veth(1, "10.0.0.1"), scene.veth(2), scene.veth(3)
+    scene.behind.look([veth, young], pods_known=True, hosts=[host])
+    pod = scene.pods.get("a")
+    assert scene.behind.known == {veth.index: pod, host.index: None}
+    before = scene.behind.known
+    scene.look_with(host, veth, young)
+    assert scene.behind.known is before
+    scene.pods.discard("a")
+    scene.look_with(host, veth, young)
+    assert scene.behind.known[veth.index] == pod
+
+
+def test_a_monitor_that_is_brought_up_anew_finds_known_what_it_watched(scene: Scene) -> None:
+    scene.pod("a", "10.0.0.1")
+    veth = scene.veth(1, "10.0.0.1")
+    scene.look(veth)
+    scene.look(after_s=KEPT_S - 1)
+    assert veth.index in scene.behind.known
+    scene.look(after_s=2)
+    assert scene.behind.known == {}
+
+
+def test_a_namespace_number_that_is_given_again_means_another_pod(scene: Scene) -> None:
+    scene.pod("a", "10.0.0.1")
+    scene.look(scene.veth(1, "10.0.0.1", netns=7))
+    later = scene.veth(2, netns=7)
+    scene.look(later)
+    assert later.index not in scene.behind.known
+
+
+def test_a_pod_whose_address_comes_late_is_known_as_soon_as_it_is_told(scene: Scene) -> None:
+    veth = scene.veth(1, "10.0.0.1")
+    scene.look(veth)
+    scene.look(veth, after_s=YOUNG_S)
+    scene.pod("a", "10.0.0.1")
+    scene.look(veth, after_s=SOON_S / 10)
+    assert veth.index in scene.behind.known
 
 
 def test_an_address_that_comes_a_moment_later_is_looked_for_soon(scene: Scene) -> None:

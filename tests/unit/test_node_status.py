@@ -58,6 +58,16 @@ def test_the_verdict_is(standing: Standing, expected: tuple[bool, str, str]) -> 
     assert words in found.message
 
 
+def test_what_a_user_should_know_is_told_though_all_is_well() -> None:
+    note = "the whitelist rule web selects no pod or service"
+    found = verdict(replace(RUNNING, notes=(note,)))
+    assert (found.holds, found.message) == (True, f"2 interfaces are watched; but {note}")
+    entries = Entries()
+    [before] = entries.of([told(GOOD)], NOW_UNIX_NS)
+    [after] = entries.of([told(found)], NOW_UNIX_NS)
+    assert without_figures(before) != without_figures(after)
+
+
 def test_of_many_failures_some_are_named_and_the_rest_counted() -> None:
     failing = tuple(watched(f"veth{number}", "x" * 900) for number in range(9))
     message = verdict(replace(RUNNING, watched=failing)).message

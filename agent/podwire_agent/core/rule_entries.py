@@ -46,8 +46,8 @@ class RuleCompiler:
         self._prefixes: tuple[PrefixIndex, Table] | None = None
 
     def compile(self, view: View) -> RuleEntries | None:
-        """None: there are no rules."""
-        if not self._rules.all:
+        """None: there are no rules, or nobody can say yet what they mean."""
+        if not self._rules.all or not view.complete:
             return None
         index, prefixes = self._index(view)
         return RuleEntries(

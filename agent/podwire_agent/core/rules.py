@@ -160,6 +160,8 @@ class View:
     """The pod behind each interface; None: known to be no pod's. One that is not here may yet become a pod's."""
     networks: Mapping[str, Networks] = field(default_factory=dict)
     """The sets that rules name."""
+    complete: bool = True
+    """False: more is to come before anybody can say what the rules mean; until then everything is measured."""
 
     @cached_property
     def pods_at(self) -> Mapping[bytes, list[Pod]]:
@@ -225,7 +227,7 @@ def verdict(rules: Rules, view: View, flow: Flow, near: Pod | None) -> Cause | N
 
 def verdict_at(rules: Rules, view: View, flow: Flow, interface: IfIndex) -> Cause | None:
     """As `verdict`, for a flow on an interface: while nobody knows whose that is, it is measured."""
-    if rules.ask_whose and interface not in view.interfaces:
+    if not view.complete or (rules.ask_whose and interface not in view.interfaces):
         return None
     return verdict(rules, view, flow, view.interfaces.get(interface))
 

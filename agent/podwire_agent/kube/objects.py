@@ -13,6 +13,9 @@ import msgspec
 T = TypeVar("T")
 _Wire = TypeVar("_Wire", bound="Meta")
 
+SERVICE_LABEL = "kubernetes.io/service-name"
+"""Of an EndpointSlice."""
+
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -121,6 +124,66 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
         return dict(zip(self.labels[::2], self.labels[1::2], strict=True))
 
 
+class Namespace(msgspec.Struct, frozen=True, gc=False):
+    """A Namespace as the agent keeps it."""
+
+    name: str
+    labels: tuple[str, ...]
+    """Key, value, key, value, ..."""
+
+    def label_map(self) -> dict[str, str]:
+        """The labels by key."""
+        return dict(zip(self.labels[::2], self.labels[1::2], strict=True))
+
+
+class _ServiceSpec(msgspec.Struct, frozen=True, gc=False):
+    addresses: tuple[str, ...] = msgspec.field(default=(), name="clusterIPs")
+
+
+class WireService(Meta, frozen=True, gc=False):
+    """A Service as the server sends it."""
+
+    spec: _ServiceSpec = _ServiceSpec()
+
+
+class Service(msgspec.Struct, frozen=True, gc=False):
+    """A Service as the agent keeps it."""
+
+    namespace: str
+    name: str
+    addresses: tuple[bytes, ...]
+    """16 bytes each; none of a headless one."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
+    """Of an EndpointSlice."""
+
+    addresses: tuple[str, ...] = ()
+
+
+class WireSlice(Meta, frozen=True, gc=False, rename="camel"):
+    """An EndpointSlice as the server sends it."""
+
+    address_type: str = ""
+    endpoints: tuple[Endpoint, ...] | None = None
+
+
+class Slice(msgspec.Struct, frozen=True, gc=False):
+    """An EndpointSlice as the agent keeps it."""
+
+    namespace: str
+    service: str
+    """The service's name; "" where it is none's."""
+    addresses: tuple[bytes, ...]
+    """16 bytes each, ready or not: conversations end later than readiness."""
+
+
+class WireConfigMap(Meta, frozen=True, gc=False):
+    """A ConfigMap as the server sends it."""
+
+    data: dict[str, str] | None = None
+
+
 class ListMeta(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """Of a list, or one page of it."""
 
@@ -193,9 +256,6 @@ def keep_pod(pod: WirePod) -> Pod:
     meta = pod.metadata
     intern = sys.intern
     owner = next((each for each in meta.owner_references if each.controller), None)
-    labels: list[str] = []
-    for key, value in (meta.labels or {}).items():
-        labels += (intern(key), intern(value))
     return Pod(
         uid=meta.uid,
         namespace=intern(meta.namespace),
@@ -206,6 +266,32 @@ def keep_pod(pod: WirePod) -> Pod:
         addresses=tuple(address_bytes(each.ip) for each in pod.status.addresses if each.ip),
         owner_kind=intern(owner.kind) if owner else "",
         owner_name=intern(owner.name) if owner else "",
-        labels=tuple(labels),
+        labels=_labels(meta),
         deleted=meta.deletion_timestamp is not None,
     )
+
+
+def keep_namespace(namespace: Meta) -> Namespace:
+    """What is kept of it."""
+    return Namespace(sys.intern(namespace.metadata.name), _labels(namespace.metadata))
+
+
+def keep_service(service: WireService) -> Service:
+    """What is kept of it."""
+    addresses = tuple(address_bytes(each) for each in service.spec.addresses if each not in {"", "None"})
+    return Service(sys.intern(service.metadata.namespace), service.metadata.name, addresses)
+
+
+def keep_slice(found: WireSlice) -> Slice:
+    """What is kept of it; nothing of names, which a slice may have instead of addresses."""
+    meta = found.metadata
+    endpoints = found.endpoints or () if found.address_type in {"IPv4", "IPv6"} else ()
+    addresses = {address_bytes(address) for each in endpoints for address in each.addresses}
+    return Slice(sys.intern(meta.namespace), (meta.labels or {}).get(SERVICE_LABEL, ""), tuple(sorted(addresses)))
+
+
+def _labels(meta: Metadata) -> tuple[str, ...]:
+    labels: list[str] = []
+    for key, value in (meta.labels or {}).items():
+        labels += (sys.intern(key), sys.intern(value))
+    return tuple(labels)

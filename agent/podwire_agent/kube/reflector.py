@@ -75,6 +75,33 @@ class Objects(Generic[T]):
         self._objects.pop(uid, None)
 
 
+class CountedObjects(Objects[T]):
+    """One that tells whether anything in it has changed: what is put as it was before is no change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version = 0
+        """Grows with each change."""
+
+    def replace(self, objects: dict[str, T]) -> None:
+        """These are all there are."""
+        changed = objects != self._objects
+        super().replace(objects)
+        self.version += changed
+
+    def put(self, uid: str, item: T) -> None:
+        """New or changed."""
+        if self._objects.get(uid) != item:
+            super().put(uid, item)
+            self.version += 1
+
+    def discard(self, uid: str) -> None:
+        """Deleted."""
+        if uid in self._objects:
+            super().discard(uid)
+            self.version += 1
+
+
 def retry_s(failures: int, spread: Callable[[], float] = random.random) -> float:
     """How long to wait after so many failures in a row (>= 1): doubled each time, less up to a half by `spread`."""
     return min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures - 1, 10)) * (1 - spread() / 2)

@@ -59,6 +59,8 @@ class ClusterWatch:
     ) -> None:
         """`told` is called after each change of the view, in a thread of the watches'."""
         self.pods = PodStore(node_name)
+        self.pods_changed: Callable[[], None] = lambda: None
+        """Called after each event of the pods, in the thread of their watch."""
         self._told = told
         self._stop = Stop()
         self._changed = threading.Condition()
@@ -80,7 +82,7 @@ class ClusterWatch:
             self._reflector(of_node, self._nodes),
         )
         self._following_pods = Reflector(
-            connection, kind("pods", PODS_PATH, WirePod, keep_pod), self.pods, clock, self._stop, lambda: None
+            connection, kind("pods", PODS_PATH, WirePod, keep_pod), self.pods, clock, self._stop, self._pods_told
         )
         self._threads = [
             threading.Thread(target=each.run, name=f"watch {each.name}", daemon=True)
@@ -128,6 +130,9 @@ class ClusterWatch:
 
     def _reflector(self, kind: Kind[Any], objects: Objects[Any]) -> Reflector[Any]:
         return Reflector(self._connection, kind, objects, self._clock, self._stop, self._look)
+
+    def _pods_told(self) -> None:
+        self.pods_changed()
 
     def _look(self) -> None:
         """After each change of what decides: a new view where it is another one."""

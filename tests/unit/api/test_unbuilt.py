@@ -18,20 +18,28 @@ def lines(spec: str, *, in_cluster: bool = False) -> list[str]:
     return refusals(monitor, in_cluster=in_cluster)
 
 
-REFUSED = {
-    "a rule about namespaces": (
-        "{whitelist: [{name: r}, {name: s, namespaces: [a]}]}",
-        "spec.whitelist[1].namespaces: choosing pods and services is not built yet in this version; remove it",
-    ),
-    "a rule about pods": ("{blacklist: [{name: r, podSelector: {}}]}", "spec.blacklist[0].podSelector:"),
+ASKING_THE_CLUSTER = {
+    "a rule about namespaces": ("{whitelist: [{name: r}, {name: s, namespaces: [a]}]}", "spec.whitelist[1].namespaces"),
+    "a rule about pods": ("{blacklist: [{name: r, podSelector: {}}]}", "spec.blacklist[0].podSelector"),
     "a rule about labels of namespaces": (
         "{blacklist: [{name: r, namespaceSelector: {}}]}",
-        "spec.blacklist[0].namespaceSelector:",
+        "spec.blacklist[0].namespaceSelector",
     ),
     "a peer that is a service": (
         "{blacklist: [{name: r, cidrs: [10.0.0.0/8], peer: {services: [a/b]}}]}",
-        "spec.blacklist[0].peer.services:",
+        "spec.blacklist[0].peer.services",
     ),
+}
+
+
+@pytest.mark.parametrize(("spec", "field"), ASKING_THE_CLUSTER.values(), ids=ASKING_THE_CLUSTER)
+def test_a_rule_about_pods_or_services_needs_a_cluster(spec: str, field: str) -> None:
+    words = f"{field}: without a cluster nobody can say which pods or services are meant; use cidrs"
+    assert lines(spec) == [words]
+    assert lines(spec, in_cluster=True) == []
+
+
+REFUSED = {
     "a cache lifetime, though it is the default": ("{workloadCacheTTL: 60s}", "spec.workloadCacheTTL:"),
     "latency switched on": ("{latency: {enabled: true}}", "spec.latency.enabled:"),
     "an age of latency": ("{latency: {maxAge: 2s}}", "spec.latency.maxAge:"),
@@ -52,12 +60,6 @@ def test_what_was_set_and_is_not_built_is_refused_by_its_field(spec: str, line: 
     [found] = lines(spec)
     assert found.startswith(line)
     assert "not built yet in this version" in found
-
-
-def test_config_maps_are_read_from_files_only() -> None:
-    spec = "{blacklist: [{name: r, cidrsFrom: [{configMapRef: {name: a}}]}]}"
-    assert lines(spec) == []
-    assert [line.partition(":")[0] for line in lines(spec, in_cluster=True)] == ["spec.blacklist[0].cidrsFrom"]
 
 
 RUNS = {
@@ -84,6 +86,12 @@ def test_what_is_built_or_says_nothing_runs(spec: str) -> None:
 def test_a_sample_of_this_version_runs(name: str) -> None:
     [monitor] = load_file(SAMPLES / f"{name}.yaml")
     assert refusals(monitor) == []
+
+
+@pytest.mark.parametrize("name", ["cluster", "namespaces"])
+def test_a_sample_of_this_version_runs_in_a_cluster(name: str) -> None:
+    [monitor] = load_file(SAMPLES / f"{name}.yaml")
+    assert refusals(monitor, in_cluster=True) == []
 
 
 def test_defaults_that_are_off_are_told() -> None:

@@ -268,6 +268,17 @@ def test_the_parts_of_a_status_tell_what_is_fine_and_what_is_not() -> None:
     assert of(judged(nobody))["DatapathAttached"] == ("Unknown", "AgentsStarting")
 
 
+def test_what_an_agent_notes_of_a_monitor_that_is_attached_is_told_with_its_nodes() -> None:
+    noting = entry(said="3 interfaces are watched; but the whitelist rule web selects no pod or service")
+    plain = entry(said="4 interfaces are watched")
+    found = judged(view(N1, N2, monitor(), pool(), agent("n1", plain), agent("n2", noting)))
+    assert of(found)["Ready"] == ("True", "Attached")
+    told = " On node n2: the whitelist rule web selects no pod or service."
+    assert found.ready.message == f"Attached on all 2 nodes.{told}"
+    [attached] = [each for each in found.findings if each.type == "DatapathAttached"]
+    assert attached.message == f"Attached to every pod's interface on every node.{told}"
+
+
 def test_the_ninth_monitor_of_a_node_waits_whatever_its_agent_says() -> None:
     older = [monitor(f"m{number}", created=f"2026-01-01T00:00:0{number}Z") for number in range(8)]
     ninth = monitor("late", created="2026-01-01T00:01:00Z")
