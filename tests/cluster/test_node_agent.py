@@ -233,12 +233,6 @@ def created_s(node: ClusterNode, path: str) -> float:
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
-        pytest.param(
-            {"blacklist": [{"name": "r", "namespaces": ["a"]}]},
-            "NotBuilt",
-            "spec.blacklist[0].namespaces",
-            id="a rule about pods",
-        ),
         pytest.param({"sinks": [{"name": "p", "prometheus": {}}]}, "NotBuilt", "prometheus", id="a sink not built"),
         pytest.param({"colour": "blue"}, "InvalidSpec", "spec.colour", id="a field of another version"),
         pytest.param({"pollingPeriod": "soon"}, "InvalidSpec", "spec.pollingPeriod", id="no duration"),
