@@ -61,7 +61,7 @@ static __always_inline void note_tcp_flags(struct flow_stats *stats, __u8 flags)
 		stats->seen_rst = 1;
 }
 
-/* What was filtered: by interface in the ledger, by cause beside it. `verdict` is not MEASURED. */
+/* What was filtered: by interface in the ledger, by cause beside it. `verdict` is a cause. */
 static __always_inline void filter(struct ledger *ledger, const struct rule_set *set, __u32 verdict,
 				   const struct traffic *traffic)
 {
@@ -88,6 +88,7 @@ static __always_inline bool count(void *flows, struct flow_stats *stats, const s
 		first.bytes = units->traffic.bytes;
 		first.first_mono_ns = first.last_mono_ns = now_mono_ns();
 		first.generation = packet->generation;
+		first.unjudged = packet->unjudged;
 		first.estimated = units->estimated;
 		note_tcp_flags(&first, packet->tcp_flags);
 		if (!bpf_map_update_elem(flows, &packet->key, &first, BPF_NOEXIST))
@@ -101,6 +102,8 @@ static __always_inline bool count(void *flows, struct flow_stats *stats, const s
 	stats->last_mono_ns = now_mono_ns();
 	if (stats->generation != packet->generation)
 		stats->generation = packet->generation;
+	if (packet->unjudged)
+		stats->unjudged = 1;
 	if (units->estimated)
 		stats->estimated = 1;
 	note_tcp_flags(stats, packet->tcp_flags);

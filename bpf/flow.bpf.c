@@ -43,7 +43,8 @@ static __always_inline int watch(struct __sk_buff *skb, const __u32 direction, c
 		if (!stats || stats->generation != packet->generation)
 			verdict = verdict_of(rules, &packet->key, direction);
 	}
-	if (verdict != MEASURED)
+	packet->unjudged = verdict == UNJUDGED;
+	if (verdict != MEASURED && verdict != UNJUDGED)
 		filter(ledger, rules, verdict, &units.traffic);
 	else if (!flows || !count(flows, stats, packet, &units))
 		add_traffic(&ledger->overflowed, &units.traffic);

@@ -48,6 +48,7 @@ enum rule_verdict {
 	MEASURED = 0,
 	FIRST_CAUSE = 1, /* the blacklist's first rule; the others follow in their order */
 	NOT_LISTED = 65, /* no rule of the whitelist holds */
+	UNJUDGED = 66,	 /* measured for now: whose the near end is has yet to be found out */
 };
 
 /* Sizes that user space needs too. */
@@ -86,8 +87,8 @@ struct flow_stats {
 	__u64 bytes;	     /* bytes on the wire, Ethernet header and tags included */
 	__u64 first_mono_ns; /* a clock of jiffies resolution where the kernel has one (>= 5.11) */
 	__u64 last_mono_ns;
-	__u16 generation; /* low bits of that of the rule set under which the flow is measured; 0 = no rules */
-	__u8 zero;
+	__u16 generation;  /* low bits of that of the rule set under which the flow is measured; 0 = no rules */
+	__u8 unjudged;	   /* 1: some of it came before the rules could be asked: user space asks them later */
 	__u8 estimated;	   /* 1: some bytes are estimated (a tunnel of unknown kind) */
 	__u8 seen_syn;	   /* 1: a SYN without ACK; one byte a flag, so that a store needs no lock */
 	__u8 seen_syn_ack; /* 1: a SYN with ACK */
@@ -102,7 +103,7 @@ struct packet {
 	__u32 unsent_bytes; /* of these, what no segment has */
 	__u16 generation;   /* low bits of that of the rules under which it is measured; 0 = no rules */
 	__u8 tcp_flags;
-	__u8 zero;
+	__u8 unjudged; /* 1: measured though the rules could not be asked */
 };
 
 struct traffic {
@@ -183,7 +184,7 @@ struct rule_set {
 	__u32 generation;	       /* of the set; the low 16 bits are never 0 */
 	__u32 half;		       /* index of its maps in their slots */
 	__u32 edition;		       /* of its names, which the counters are of */
-	__u32 hold;		       /* 1: an interface without an entry may be any pod's: all of it is measured */
+	__u32 hold;		       /* 1: an interface without an entry may be any pod's: all of it is unjudged */
 	struct rule_bits rules;	       /* those that there are */
 	struct rule_bits egress;       /* the described end may be the sender */
 	struct rule_bits ingress;      /* the described end may be the receiver */

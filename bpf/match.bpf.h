@@ -130,7 +130,7 @@ static __always_inline __u32 judge(const struct rule_set *set, const struct flow
 	__u64 blacklisted;
 
 	if (!match_interface(set, half, key->ifindex, &candidates))
-		return MEASURED; /* user space judges, once it knows */
+		return UNJUDGED; /* user space judges, once it knows */
 	match_address(set, half, sent ? key->src_address : key->dst_address, true, &candidates);
 	match_address(set, half, sent ? key->dst_address : key->src_address, false, &candidates);
 	match_fields(set, half, key, &candidates);
@@ -153,7 +153,7 @@ static __always_inline __u32 verdict_of(const struct rule_set *set, const struct
 	if (known && known->generation == set->generation && known->direction == direction)
 		return known->verdict;
 	verdict = judge(set, key, direction);
-	if (verdict != MEASURED) {
+	if (verdict != MEASURED && verdict != UNJUDGED) {
 		fresh.verdict = verdict;
 		bpf_map_update_elem(MAP(known_verdicts), key, &fresh, BPF_ANY);
 	}

@@ -26,8 +26,9 @@ YOUNG_S = 5.0
 NOW_S = 0.25
 SOON_S = 2.0
 LATE_S = 15.0
-KEPT_S = 10.0
-"""How long a pod's interface is remembered that nobody watches: a monitor is brought up anew in less."""
+KEPT_S = 60.0
+"""How long a pod's interface is remembered that nobody watches: a monitor is brought up anew in less, and what a pod
+sent before it was known is judged later, also when the pod is gone by then."""
 
 
 @dataclass(slots=True)

@@ -19,11 +19,21 @@ from podwire_agent.ports import Clock
 log = logging.getLogger(__name__)
 
 RENEW_GAP_S = 0.3
-"""Between two renewals, since what rules refer to changes in storms; and these take at most a fifth of the time."""
+"""Between two renewals, since what rules refer to changes in storms."""
+LONGEST_GAP_S = 1.0
+"""A change has to be in force within 2 s: it may come while one renewal is under way, and waits for the next."""
+RESTS = 24
+"""A renewal is followed by a rest of so many times its duration, so that a storm takes 4 % of the time; where that
+were more than LONGEST_GAP_S, at most a third."""
 NEVER_NS = 1 << 63
 
 IDLE_S = 60.0
 """Between two looks at the clock where there is no monitor."""
+
+
+def rest_s(took_s: float) -> float:
+    """Before the next renewal, after one that took so long."""
+    return max(2 * took_s, min(max(RENEW_GAP_S, RESTS * took_s), LONGEST_GAP_S))
 
 
 @dataclass(slots=True)
@@ -53,7 +63,7 @@ class _Entry:
             self.renew()
         finally:
             ended_mono_ns = clock.mono_ns()
-            self.rested_mono_ns = ended_mono_ns + max(int(RENEW_GAP_S * 1e9), 4 * (ended_mono_ns - began_mono_ns))
+            self.rested_mono_ns = ended_mono_ns + int(1e9 * rest_s((ended_mono_ns - began_mono_ns) / 1e9))
 
     def end(self, error: Exception) -> None:
         """Its supervisor begins it anew."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from podwire_agent.behind import PodsBehind
 from podwire_agent.core.networks import Networks
-from podwire_agent.core.rules import Pod, Rules, Service, View, selecting_nobody
-from podwire_agent.kube import objects
+from podwire_agent.core.rules import Pod, Rules, Service, View
+from podwire_agent.kube import objects, places
 from podwire_agent.kube.pods import reachable_at
 from podwire_agent.kube.referred import Referable, Referred
 from podwire_agent.kube.view import ClusterWatch
-from podwire_agent.model import IfIndex
+from podwire_agent.model import IfIndex, RuleListName
 from podwire_agent.references import ADDRESS_LIMIT, NetworkList, read_list
 from podwire_agent.rulekeeper import NoMeaning, RuleKeeper
 from podwire_agent.ruling import config_maps_of, rules_of
@@ -63,7 +63,8 @@ class ClusterRules:
         self._lock = threading.Lock()
         self._in_use = False
         self._stamp: object = None
-        self._services: tuple[object, tuple[Service, ...]] = (None, ())
+        self._pods: tuple[object, dict[str, tuple[objects.Pod, Pod]]] = (None, {})  # by uid, with what each was made of
+        self._services: tuple[object, dict[tuple[str, str], tuple[object, Service]]] = (None, {})  # the same, by name
         self._namespaces: tuple[object, Mapping[str, Mapping[str, str]]] = (None, {})
 
     def keeper(self, spec: NetworkMonitorSpec) -> RuleKeeper:
@@ -113,25 +114,56 @@ class ClusterRules:
         """As of now."""
         if not rules.ask_whose:
             return View(networks=networks)
-        pods = self._watch.pods
+        pods = self._known_pods()
         return View(
-            pods=[_pod(each) for each in pods.all() if reachable_at(each)],
+            pods=[pod for _, pod in pods.values()],
             namespaces=self._labels_of_namespaces() if Referable.NAMESPACES in kinds else {},
-            services=self._grouped_services(),
-            interfaces=dict(self._whose()),
+            services=self._known_services(),
+            interfaces=dict(self._whose(pods)),
             networks=networks,
         )
 
-    def _whose(self) -> Iterator[tuple[IfIndex, Pod | None]]:
+    def _whose(self, pods: Mapping[str, tuple[objects.Pod, Pod]]) -> Iterator[tuple[IfIndex, Pod | None]]:
         for index, known in self._behind.known.items():
-            yield index, None if known is None else _pod(self._watch.pods.get(known.uid) or known)
+            if known is None:
+                yield index, None
+            else:
+                now = self._watch.pods.get(known.uid) or known
+                yield index, pods[known.uid][1] if known.uid in pods else _pod(now)
 
-    def _grouped_services(self) -> tuple[Service, ...]:
+    def _known_pods(self) -> Mapping[str, tuple[objects.Pod, Pod]]:
+        """What has not changed is the same object as the last time: whoever compares views need not look into it."""
+        stamp = self._watch.pods.version
+        with self._lock:
+            if self._pods[0] != stamp:
+                held = self._pods[1]
+                pods: dict[str, tuple[objects.Pod, Pod]] = {}
+                for each in self._watch.pods.all():
+                    known = held.get(each.uid)
+                    if known is not None and known[0] is each:
+                        pods[each.uid] = known
+                    elif reachable_at(each):
+                        pods[each.uid] = each, _pod(each)
+                self._pods = stamp, pods
+            return self._pods[1]
+
+    def _known_services(self) -> list[Service]:
+        """The same of services."""
         stamp = self._services_stamp()
         with self._lock:
             if self._services[0] != stamp:
-                self._services = stamp, tuple(_services(self._referred.services.all(), self._referred.slices.all()))
-            return self._services[1]
+                held = self._services[1]
+                slices: dict[tuple[str, str], list[places.Slice]] = {}
+                for each in self._referred.slices.all():
+                    slices.setdefault((each.namespace, each.service), []).append(each)
+                services: dict[tuple[str, str], tuple[object, Service]] = {}
+                for service in self._referred.services.all():
+                    name = service.namespace, service.name
+                    made_of = service, slices.get(name, [])
+                    known = held.get(name)
+                    services[name] = known if known and known[0] == made_of else (made_of, _service(*made_of))
+                self._services = stamp, services
+            return [service for _, service in self._services[1].values()]
 
     def _labels_of_namespaces(self) -> Mapping[str, Mapping[str, str]]:
         stamp = self._referred.namespaces.version
@@ -158,6 +190,7 @@ class _Meaning:
         self._names = sorted(names)
         self._networks: dict[str, Networks] = {}
         self._stamp: object = None
+        self._problems: list[str] = []  # with what ConfigMaps list
 
     def __call__(self) -> View | None:
         world, rules, kinds = self._world, self._rules, self._kinds
@@ -168,16 +201,14 @@ class _Meaning:
             return None
         self._stamp = stamp
         if not world.synced(rules, kinds):
-            self._note(["everything is measured until the API server has told what the rules refer to"])
+            self._problems = ["everything is measured until the API server has told what the rules refer to"]
             return View(complete=False)
-        problems = self._take(world.lists(self._names))
-        view = world.view(rules, kinds, dict(self._networks))
-        nobody = [
-            f"the {list_name} rule {name} selects no pod or service"
-            for list_name, name in selecting_nobody(rules, view)
-        ]
-        self._note([*problems, *nobody])
-        return view
+        self._problems = self._take(world.lists(self._names))
+        return world.view(rules, kinds, dict(self._networks))
+
+    def selects_nobody(self, rules: Sequence[tuple[RuleListName, str]]) -> None:
+        """See rulekeeper.Meaning."""
+        self._note([*self._problems, *(f"the {list_} rule {name} selects no pod or service" for list_, name in rules)])
 
     def _take(self, lists: Mapping[str, NetworkList]) -> list[str]:
         """Of each ConfigMap its last good state, as long as all together are not too many; what is wrong, in words."""
@@ -210,11 +241,6 @@ def _pod(pod: objects.Pod) -> Pod:
     return Pod(pod.namespace, pod.label_map(), pod.addresses)
 
 
-def _services(services: Iterable[objects.Service], slices: Iterable[objects.Slice]) -> Iterator[Service]:
-    behind: dict[tuple[str, str], set[bytes]] = {}
-    for each in slices:
-        if each.service:
-            behind.setdefault((each.namespace, each.service), set()).update(each.addresses)
-    for service in services:
-        backends = frozenset(behind.get((service.namespace, service.name), ()))
-        yield Service(service.namespace, service.name, service.addresses, backends)
+def _service(service: places.Service, slices: Iterable[places.Slice]) -> Service:
+    backends = frozenset(address for each in slices for address in each.addresses)
+    return Service(service.namespace, service.name, service.addresses, backends)

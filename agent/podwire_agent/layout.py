@@ -49,6 +49,7 @@ class RuleVerdict(IntEnum):
     MEASURED = 0
     FIRST_CAUSE = 1
     NOT_LISTED = 65
+    UNJUDGED = 66
 
 
 class FlowLimit(IntEnum):
@@ -88,7 +89,7 @@ FLOW_STATS: Final[np.dtype[np.void]] = np.dtype(
             "first_mono_ns",
             "last_mono_ns",
             "generation",
-            "zero",
+            "unjudged",
             "estimated",
             "seen_syn",
             "seen_syn_ack",
@@ -104,7 +105,7 @@ FLOW_STATS: Final[np.dtype[np.void]] = np.dtype(
 
 PACKET: Final[np.dtype[np.void]] = np.dtype(
     {
-        "names": ["key", "header_bytes", "unsent_bytes", "generation", "tcp_flags", "zero"],
+        "names": ["key", "header_bytes", "unsent_bytes", "generation", "tcp_flags", "unjudged"],
         "formats": [FLOW_KEY, "u4", "u4", "u2", "u1", "u1"],
         "offsets": [0, 44, 48, 52, 54, 55],
         "itemsize": 56,
@@ -252,5 +253,5 @@ RULE_NAME: Final[np.dtype[np.void]] = np.dtype(
 """struct rule_name"""
 
 
-FINGERPRINT: Final = "97a11eb683ab765a"
+FINGERPRINT: Final = "bde097d885f63949"
 """Of the names, values, offsets and sizes: maps pinned under another one hold other bytes."""

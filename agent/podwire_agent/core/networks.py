@@ -41,6 +41,11 @@ class Networks:
         return cls(_prefixes(list(map(parse_cidr, cidrs))))
 
     @classmethod
+    def of_prefixes(cls, prefixes: Iterable[tuple[bytes, int]]) -> Networks:
+        """An address, as 16 bytes, and the length of the prefix, of 128, each."""
+        return cls(_prefixes(list(prefixes)))
+
+    @classmethod
     def union(cls, parts: Iterable[Networks]) -> Networks:
         """All that is in one of them."""
         found = [part.prefixes for part in parts]

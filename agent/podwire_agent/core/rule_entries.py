@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from podwire_agent.core.longest_prefix import Strings, as_strings
 from podwire_agent.core.networks import Networks
-from podwire_agent.core.prefix_index import EXACT, ROW_WORDS, PrefixIndex, Source, as_strings
-from podwire_agent.core.rules import End, Pod, Rule, Rules, Sends, View, is_behind, is_pod, is_service
+from podwire_agent.core.prefix_index import EXACT, ROW_WORDS, PrefixIndex, Source
+from podwire_agent.core.rules import Rule, Rules, Sends, View
+from podwire_agent.core.selection import Asked, PodRows, Row, Selection, row_of
 from podwire_agent.layout import ADDRESS, ADDRESS_BITS, END_BITS, RULE_BITS, RULE_SET, FlowLimit
-from podwire_agent.model import Records, RuleEntries, Table
-
-Row = tuple[int, ...]
-"""See core/prefix_index.py."""
+from podwire_agent.model import Records, RuleEntries, RuleListName, Table
 
 LISTS = int(FlowLimit.RULE_LISTS)
-NO_RULE: Row = (0,) * ROW_WORDS
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One end of one rule, and its place in a row."""
-
-    end: End
-    word: int
-    bit: int
 
 
 class RuleCompiler:
@@ -38,54 +26,81 @@ class RuleCompiler:
         self._rules = rules
         self._lists = (rules.blacklist, rules.whitelist)
         self._asked = list(_ends(self._lists))
-        self._anybody = _row(each for each in self._asked if not each.end.asks_whose)
+        self._anybody = row_of(each for each in self._asked if not each.end.asks_whose)
         self._ports = _by_port(self._lists)
         self._protocols = _by_protocol(self._lists)
         self._named = {name for each in self._asked for name in each.end.cidrs_from or ()}
         self._networks: dict[str, Networks] = {}
-        self._prefixes: tuple[PrefixIndex, Table] | None = None
+        self._listed: tuple[PrefixIndex, Table, Table] | None = None
+        self._selection = Selection(self._asked)
 
     def compile(self, view: View) -> RuleEntries | None:
-        """None: there are no rules, or nobody can say yet what they mean."""
-        if not self._rules.all or not view.complete:
+        """None: there are no rules. Of a view that is not complete, entries by which nothing is judged."""
+        if not self._rules.all:
             return None
-        index, prefixes = self._index(view)
+        if not view.complete:
+            view = View(complete=False)
+        if self._rules.ask_whose:
+            self._selection.follow(view)
+        index, prefixes, exact = self._index(view)
         return RuleEntries(
             blacklist=tuple(rule.name for rule in self._rules.blacklist),
-            settings=self._settings(index),
+            settings=self._settings(index, hold=self._rules.ask_whose or not view.complete),
             interfaces=self._interfaces(view),
-            addresses=self._addresses(view, index),
+            addresses=self._addresses(index, exact),
             prefixes=prefixes,
             ports=self._ports,
             protocols=self._protocols,
         )
 
-    def _index(self, view: View) -> tuple[PrefixIndex, Table]:
+    def _index(self, view: View) -> tuple[PrefixIndex, Table, Table]:
+        """What the rules say of networks: of any address, of those with more than one, and of those with one."""
         networks = {name: view.networks[name] for name in self._named if name in view.networks}
-        if self._prefixes is None or networks != self._networks:
+        if self._listed is None or networks != self._networks:
             index = PrefixIndex([self._inline(), self._referred(networks)])
             wide = index.prefixes["length"] < EXACT
-            table = _table(
-                index.prefixes[wide], self._address_bits(np.array(self._anybody, np.uint64), index.rows[wide])
-            )
-            self._networks, self._prefixes = networks, (index, table)
-        return self._prefixes
+            bits = self._address_bits(np.array(self._anybody, np.uint64), index.rows)
+            addresses = as_strings(index.prefixes["address"]["bytes"][~wide]).view(ADDRESS)
+            tables = _table(index.prefixes[wide], bits[wide]), Table(addresses, bits[~wide])
+            self._networks, self._listed = networks, (index, *tables)
+        return self._listed
 
     def _inline(self) -> tuple[list[Source], Row]:
         listing = [(each.end.cidrs, each) for each in self._asked if each.end.cidrs is not None]
-        sources = [Source(networks.prefixes, _row([each])) for networks, each in listing]
-        return sources, _row(each for each in self._asked if each.end.cidrs is None)
+        sources = [Source(networks.prefixes, row_of([each])) for networks, each in listing]
+        return sources, row_of(each for each in self._asked if each.end.cidrs is None)
 
     def _referred(self, networks: Mapping[str, Networks]) -> tuple[list[Source], Row]:
         sources = [
-            Source(found.prefixes, _row(each for each in self._asked if name in (each.end.cidrs_from or ())))
+            Source(found.prefixes, row_of(each for each in self._asked if name in (each.end.cidrs_from or ())))
             for name, found in networks.items()
         ]
-        return sources, _row(each for each in self._asked if each.end.cidrs_from is None)
+        return sources, row_of(each for each in self._asked if each.end.cidrs_from is None)
 
-    def _settings(self, index: PrefixIndex) -> Records:
+    def networks(self, view: View) -> PrefixIndex:
+        """What the rules say of an address by its networks alone."""
+        return self._index(view)[0]
+
+    def whose(self, view: View) -> PodRows:
+        """What they say of a pod."""
+        return PodRows(self._asked, view)
+
+    def selecting_nobody(self) -> list[tuple[RuleListName, str]]:
+        """As rules.selecting_nobody, of the view compiled last."""
+        if not self._rules.ask_whose:
+            return []
+        found = self._selection.anybody_asked_for()
+        vain = {
+            (each.word % LISTS, each.bit)
+            for each in self._asked
+            if each.end.asks_whose and not found[each.word] >> each.bit & 1
+        }
+        names = (RuleListName.BLACKLIST, RuleListName.WHITELIST)
+        return [(names[number], self._lists[number][bit].name) for number, bit in sorted(vain)]
+
+    def _settings(self, index: PrefixIndex, *, hold: bool) -> Records:
         settings = np.zeros(1, RULE_SET)
-        settings["hold"] = self._rules.ask_whose
+        settings["hold"] = hold
         settings["rules"]["of"] = _both_lists(self._lists, lambda _: True)
         settings["egress"]["of"] = _both_lists(self._lists, lambda rule: rule.sends is not Sends.RECEIVER)
         settings["ingress"]["of"] = _both_lists(self._lists, lambda rule: rule.sends is not Sends.SENDER)
@@ -97,44 +112,25 @@ class RuleCompiler:
         """Whose each interface is, where a rule asks."""
         if not self._rules.ask_whose:
             return Table(np.zeros(0, np.uint32), np.zeros(0, END_BITS))
-        whose = _PodRows(self._asked, view)
+        whose = self._selection.whose
         rows = [self._anybody if pod is None else whose.of(pod, pod.addresses) for pod in view.interfaces.values()]
         return _table(np.fromiter(view.interfaces, np.uint32, len(rows)), _end_bits(rows))
 
-    def _addresses(self, view: View, index: PrefixIndex) -> Table:
+    def _addresses(self, index: PrefixIndex, exact: Table) -> Table:
         """The networks of one address, and the addresses of those whom a rule selects."""
-        selected = self._selected(view) if self._rules.ask_whose else {}
-        known = np.frombuffer(b"".join(selected), np.uint8).reshape(-1, 16)
-        exact = index.prefixes["address"]["bytes"][index.prefixes["length"] == EXACT]
-        addresses, first = np.unique(as_strings(np.concatenate([known, exact])), return_index=True)
-        whose = np.full((len(addresses), ROW_WORDS), self._anybody, np.uint64)
-        is_known = first < len(known)  # np.unique tells where each came first, and the known ones are in front
-        whose[is_known] = np.array([*selected.values(), NO_RULE], np.uint64)[first[is_known]]
-        return Table(addresses.view(ADDRESS), self._address_bits(whose, index.covering(addresses)))
-
-    def _selected(self, view: View) -> dict[bytes, Row]:
-        """Of addresses whose pod or service a rule asks for: the rules that ask for it, or for nobody."""
-        found: dict[bytes, Row] = {}
-
-        def add(address: bytes, row: Row) -> None:
-            if row != self._anybody:
-                found[address] = tuple(a | b for a, b in zip(found.get(address, NO_RULE), row, strict=True))
-
-        whose = _PodRows(self._asked, view)
-        for pod in view.pods:
-            for address in pod.addresses:
-                add(address, whose.of(pod, (address,)))
-        for service in view.services:
-            row = _row(each for each in self._asked if is_service(each.end, view, service))
-            for address in service.addresses:
-                add(address, row)
-        for address in view.services_behind:
-            behind = {
-                each for each in self._asked if each.end.services is not None and is_behind(each.end, view, address)
-            }
-            if behind:
-                add(address, tuple(a | b for a, b in zip(_row(behind), self._anybody, strict=True)))
-        return found
+        addresses, whose = self._selection.selected()
+        keys = as_strings(addresses)
+        order = np.argsort(keys)
+        keys, whose = keys[order], whose[order]
+        bits = self._address_bits(whose, index.covering(keys))
+        listed = as_strings(exact.keys.view(np.uint8).reshape(-1, 16))
+        at, is_listed = find(listed, keys)
+        values = exact.values
+        if is_listed.any():
+            values = values.copy()
+            values[at[is_listed]] = bits[is_listed]
+        fresh = ~is_listed
+        return Table(np.insert(listed, at[fresh], keys[fresh]).view(ADDRESS), np.insert(values, at[fresh], bits[fresh]))
 
     @staticmethod
     def _address_bits(whose: NDArray[np.uint64], within: NDArray[np.uint64]) -> Records:
@@ -143,37 +139,11 @@ class RuleCompiler:
         return bits
 
 
-class _PodRows:
-    """The rules that ask for a pod, or for nobody: worked out once for all pods that rules cannot tell apart."""
-
-    def __init__(self, asked: Iterable[_Asked], view: View) -> None:
-        self._asked = list(asked)
-        self._view = view
-        self._known: dict[tuple[str, frozenset[tuple[str, str]], frozenset[str]], Row] = {}
-
-    def of(self, pod: Pod, addresses: tuple[bytes, ...]) -> Row:
-        """By these of its addresses."""
-        behind = self._view.services_behind
-        services = frozenset().union(*(behind.get(address, frozenset()) for address in addresses))
-        key = (pod.namespace, frozenset(pod.labels.items()), services)
-        if key not in self._known:
-            alike = Pod(pod.namespace, pod.labels, addresses)
-            self._known[key] = _row(each for each in self._asked if is_pod(each.end, self._view, alike))
-        return self._known[key]
-
-
-def _ends(lists: tuple[tuple[Rule, ...], ...]) -> Iterator[_Asked]:
+def _ends(lists: tuple[tuple[Rule, ...], ...]) -> Iterator[Asked]:
     for number, rules in enumerate(lists):
         for bit, rule in enumerate(rules):
-            yield _Asked(rule.end, number, bit)
-            yield _Asked(rule.peer, LISTS + number, bit)
-
-
-def _row(asked: Iterable[_Asked]) -> Row:
-    row = [0] * ROW_WORDS
-    for each in asked:
-        row[each.word] |= 1 << each.bit
-    return tuple(row)
+            yield Asked(rule.end, number, bit)
+            yield Asked(rule.peer, LISTS + number, bit)
 
 
 def _by_port(lists: tuple[tuple[Rule, ...], ...]) -> Table:
@@ -213,3 +183,13 @@ def _table(keys: Records | NDArray[np.uint32], values: Records) -> Table:
     """In the order of the keys' bytes: whoever compares tables need not sort them."""
     order = np.argsort(np.ascontiguousarray(keys).view(f"S{keys.dtype.itemsize}"))
     return Table(keys[order], values[order])
+
+
+def find(
+    known: NDArray[np.uint32] | Strings, wanted: NDArray[np.uint32] | Strings
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where each is among `known`, which is sorted, or would be; and whether it is there."""
+    at = np.searchsorted(known, wanted)
+    found = at < len(known)
+    found[found] = known[at[found]] == wanted[found]
+    return at, found

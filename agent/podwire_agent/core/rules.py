@@ -1,15 +1,16 @@
 """Rules, and what they mean: the plain reading of them, a flow at a time.
 
-The program reads the same rules as sets of bits (core/rule_entries.py); tests hold the two against each other. This one
-judges in user space: what was drained before a pod was known, and whether a monitor covers a receiver.
+The program reads the same rules as sets of bits (core/rule_entries.py), and so does core/judge.py, for many flows at
+once in user space: what was drained before a pod was known. Tests hold both against this reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Protocol
 
 from podwire_agent.core.networks import Networks
 from podwire_agent.layout import FlowDirection, FlowKind
@@ -212,6 +213,22 @@ class Flow:
         return frozenset({self.src_port, self.dst_port})
 
 
+class Known(Protocol):
+    """What is to be known of a view, to tell who is asked for."""
+
+    @property
+    def namespaces(self) -> Mapping[str, Mapping[str, str]]:
+        """Their labels."""
+
+    @property
+    def pods_at(self) -> Mapping[bytes, Sequence[Pod]]:
+        """By address."""
+
+    @property
+    def services_behind(self) -> Mapping[bytes, Collection[str]]:
+        """The full names of the services that an address stands behind."""
+
+
 def verdict(rules: Rules, view: View, flow: Flow, near: Pod | None) -> Cause | None:
     """Why the flow is filtered; None: it is measured.
 
@@ -268,7 +285,7 @@ def _is_far(end: End, view: View, address: bytes) -> bool:
     )
 
 
-def is_pod(end: End, view: View, pod: Pod, address: bytes | None = None) -> bool:
+def is_pod(end: End, view: Known, pod: Pod, address: bytes | None = None) -> bool:
     """Whether the pod (by one of its addresses, or any) is whom the end asks for; its networks left aside."""
     if end.namespaces is not None and pod.namespace not in end.namespaces:
         return False
@@ -282,7 +299,7 @@ def is_pod(end: End, view: View, pod: Pod, address: bytes | None = None) -> bool
     return any(not end.services.isdisjoint(view.services_behind.get(each, ())) for each in addresses)
 
 
-def is_service(end: End, view: View, service: Service) -> bool:
+def is_service(end: End, view: Known, service: Service) -> bool:
     """A service's own address stands for those behind it: it is in their namespace, and has the labels of them all."""
     if end.services is not None and service.full_name not in end.services:
         return False
@@ -296,7 +313,7 @@ def is_service(end: End, view: View, service: Service) -> bool:
     return bool(behind) and all(_answers(end.pod_query, pod.labels) for pod in behind)
 
 
-def is_behind(end: End, view: View, address: bytes) -> bool:
+def is_behind(end: End, view: Known, address: bytes) -> bool:
     """Behind a service there may be what is no pod: then the end asks for the service and nothing else."""
     if end.services is None or end.asks_for_a_pod:
         return False
