@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from itertools import zip_longest
-from typing import NewType
+from typing import NamedTuple, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,34 @@ MonitorUid = NewType("MonitorUid", str)
 
 Records = NDArray[np.void]
 """A structured numpy array; the docstring beside its use names the dtype."""
+
+
+TUPLE = np.dtype(
+    [
+        ("src_address", "u1", (16,)),
+        ("dst_address", "u1", (16,)),
+        ("src_port", ">u2"),
+        ("dst_port", ">u2"),
+        ("protocol", "u1"),
+        ("zero", "u1", (3,)),
+    ]
+)
+"""Who sends to whom, as it is in a packet. IPv4 addresses are mapped (::ffff:a.b.c.d), `zero` is zero: two are the
+same where their bytes are."""
+
+CONNECTION = np.dtype(
+    [
+        ("original", TUPLE),
+        ("translated", TUPLE),
+        ("after_mono_ns", "u8"),
+        ("until_mono_ns", "u8"),
+        ("zone", "u2"),
+        ("ended", "u1"),
+        ("zero", "u1", (5,)),
+    ]
+)
+"""What the kernel tells of a connection that it translates (conntrack): that it has begun, or ended, after one time
+and not after the other. Both tuples run from client to server: as the client sends, and as the server receives."""
 
 
 class HookPoint(StrEnum):
@@ -137,7 +166,8 @@ class Ledger:
     direction: FlowDirection
     cells: Seen
     counted: Traffic
-    """The sum of the flow records that were folded; never a cell of the program."""
+    """The sum of the flow records that were folded; never a cell of the program. Falls by what rules filter of it that
+    could not be asked earlier."""
     counter: Buffers | None
     """The interface's own counter now; None once the interface is gone."""
     before_attach: tuple[Buffers, Buffers]
@@ -145,6 +175,8 @@ class Ledger:
     unverifiable: str = ""
     """Why the interface's counter cannot be compared with ours; "" where it can."""
     gone: bool = False
+    held: Traffic = Traffic()
+    """The part of what was counted that the rules have not been asked about: nobody knows yet whose it is."""
 
     @property
     def unsupported(self) -> Traffic:
@@ -155,27 +187,6 @@ class Ledger:
     def unaccounted(self) -> Traffic:
         """seen - (counted + filtered + unsupported + overflowed): zero when traffic is quiet and all is drained."""
         return self.cells.seen - (self.counted + self.cells.filtered + self.unsupported + self.cells.overflowed)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One report of one monitor, ready for the sinks. Frozen; sinks share it."""
-
-    node: str
-    monitor: str
-    monitor_uid: MonitorUid
-    boot_id: str
-    sequence: int
-    """Of the first flow; flow i has sequence + i. Repeated exactly when a report is repeated after a crash."""
-    time_unix_ns: int
-    unix_minus_mono_ns: int
-    """Add to a CLOCK_MONOTONIC time of the flows to have wall-clock time."""
-    flows: Records
-    """core.table.REPORT dtype: this interval's counts, in the order of their sequence."""
-    interface_names: dict[IfIndex, str] = field(default_factory=dict)
-    ledgers: tuple[Ledger, ...] = ()
-    final: bool = False
-    """The last report before an orderly end."""
 
 
 class RuleListName(StrEnum):
@@ -223,3 +234,207 @@ class RuleEntries:
     """0 to 65535 -> layout.RULE_BITS, or none."""
     protocols: Table
     """0 to 255 -> layout.RULE_BITS, or none."""
+
+
+class EndKind(IntEnum):
+    """What is known to be at one end of a flow."""
+
+    UNKNOWN = 0
+    """An address of the cluster's that is not in view, or whose owner changed while the flow was counted."""
+    POD = 1
+    SERVICE = 2
+    """A service whose backend is not known."""
+    NODE = 3
+    """A node's own processes."""
+    EXTERNAL = 4
+    """Outside the cluster."""
+
+
+class Role(IntEnum):
+    """Which way a flow runs between client and server."""
+
+    UNKNOWN = 0
+    REQUEST = 1
+    RESPONSE = 2
+
+
+class RoleBy(IntEnum):
+    """How the role was found."""
+
+    NOTHING = 0
+    SYN = 1
+    """The client's first packet was seen."""
+    SERVICE_PORT = 2
+    """One end is a service's port, or an endpoint's."""
+    LOWER_PORT = 3
+
+
+class JoinedBy(IntEnum):
+    """How the service of a flow was found."""
+
+    NOTHING = 0
+    """No service is known."""
+    CONNTRACK = 1
+    """The kernel's own translation."""
+    ADDRESS = 2
+    """The flow has the service's address, and its backend is not known."""
+    GUESS = 3
+    """The server is behind one service only."""
+
+
+class NearBy(IntEnum):
+    """How the pod at the near end was found."""
+
+    NOTHING = 0
+    INTERFACE = 1
+    ADDRESS = 2
+    """By the first source address: the last resort."""
+
+
+class Placed(IntEnum):
+    """Where a flow's counts go."""
+
+    ROW = 0
+    """Into a row of this agent's."""
+    ELSEWHERE = 1
+    """They are counted where the same packets pass another interface: mostly at the receiver, seldom at the sender."""
+    LEFT_OUT = 2
+    """Into no row: on an interface of the host, and not to be correlated, or counted at a veth already."""
+
+
+class Locality(IntEnum):
+    """How far apart the two ends are."""
+
+    UNKNOWN = 0
+    SAME_NODE = 1
+    SAME_ZONE = 2
+    CROSS_ZONE = 3
+    OUTSIDE = 4
+    """One end is not in the cluster."""
+
+
+class UncomparedReason(IntEnum):
+    """Why packets from pod to pod were not compared at both ends."""
+
+    UNWATCHED = 0
+    """The receiver's interface is not watched, or cannot be."""
+    NO_START = 1
+    """An end did not see the flow from its start or from a common pause."""
+    FRAGMENT = 2
+    """Later fragments have no ports."""
+    TRANSLATED = 3
+    """The address was rewritten on the way, and how is not known."""
+    FILTERED = 4
+    """The rules measure one end alone."""
+    OVERFLOW = 5
+    """A table of flows was full."""
+    CLOCK = 6
+    """The two nodes' clocks are too far apart, or the path is too long."""
+    UNREACHABLE = 7
+    """The receiver's agent could not be asked."""
+
+
+class FailureReason(IntEnum):
+    """Why a TCP connection failed."""
+
+    REFUSED = 0
+    """A RST answered the SYN."""
+    TIMED_OUT = 1
+    """Nothing answered the SYN."""
+    RESET = 2
+    """A RST ended an established connection."""
+
+
+class Entity(Protocol):
+    """One end of a flow, in words."""
+
+    @property
+    def kind(self) -> EndKind:
+        """What it is."""
+
+    @property
+    def namespace(self) -> str:
+        """Of a pod or a service."""
+
+    @property
+    def name(self) -> str:
+        """Of the pod, the service, the node, or the external network."""
+
+    @property
+    def workload_kind(self) -> str:
+        """Of a pod's owner."""
+
+    @property
+    def workload(self) -> str:
+        """The name of a pod's owner."""
+
+
+class Labels(NamedTuple):
+    """What tells one row from another: workload to workload, through which service, in which direction."""
+
+    src_namespace: str
+    src_workload: str
+    src_kind: str
+    dst_namespace: str
+    dst_workload: str
+    dst_kind: str
+    service: str
+    """The service's name, in the namespace of its backend; "" where none is known."""
+    server_port: int
+    """The service's port, else the server's; on both directions. 0 without ports."""
+    protocol: int
+    """IANA's number."""
+    direction: Role
+    locality: Locality
+
+
+OTHER = Labels("", "other", "Other", "", "other", "Other", "", 0, 0, Role.UNKNOWN, Locality.UNKNOWN)
+"""The row of everything that has none of its own."""
+
+LatencyBuckets = Mapping[str, Mapping[int, int]]
+""""handshake" or "response" -> bucket -> how many. Bucket i: more than 2^(i/4) s, at most 2^((i+1)/4) s."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """Rows as they are told: all columns of the same length."""
+
+    labels: Sequence[Labels]
+    counts: Records
+    """core.rows.COUNTS: of the report's interval, or since `since_unix_ns` where that is given."""
+    role_by: NDArray[np.uint8]
+    """RoleBy: the weakest by which a flow in the row was judged since it began; so are the next two."""
+    joined_by: NDArray[np.uint8]
+    near_by: NDArray[np.uint8]
+    sequence: int | None = None
+    """Of the first; row i has sequence + i. Repeated exactly when a report is repeated after a crash."""
+    since_unix_ns: NDArray[np.int64] | None = None
+    latency: Mapping[Labels, LatencyBuckets] = field(default_factory=dict)
+    """Of the rows that have any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One report of one monitor, ready for the sinks. Frozen; sinks share it."""
+
+    node: str
+    monitor: str
+    monitor_uid: MonitorUid
+    boot_id: str
+    sequence: int
+    """Of the first flow; flow i has sequence + i. Repeated exactly when a report is repeated after a crash."""
+    time_unix_ns: int
+    unix_minus_mono_ns: int
+    """Add to a CLOCK_MONOTONIC time of the flows to have wall-clock time."""
+    flows: Records
+    """core.table.REPORT dtype: this interval's counts, in the order of their sequence."""
+    interface_names: dict[IfIndex, str] = field(default_factory=dict)
+    ledgers: tuple[Ledger, ...] = ()
+    final: bool = False
+    """The last report before an orderly end."""
+    ends: Records | None = None
+    """core.correlate.ENDS, one for each of `flows`; None: nobody has asked who they are."""
+    entities: Sequence[Entity] = ()
+    """What `ends` counts by."""
+    edges: Edges | None = None
+    """None: rows are not kept."""

@@ -145,9 +145,26 @@ class FlowTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def fold(self, direction: FlowDirection, keys: Records, stats: Records) -> None:
-        """Add what a frozen map held: layout.FLOW_KEY and FLOW_STATS, same length; a key may come twice."""
-        self._merge(_words_of_keys(convert(keys, FLOW_KEY), direction), convert(stats, FLOW_STATS))
+    def fold(self, direction: FlowDirection, keys: Records, stats: Records) -> Records:
+        """Add what a frozen map held: layout.FLOW_KEY and FLOW_STATS, same length; a key may come twice.
+
+        REPORT of what came, a row a flow: counts and times are of the frozen map, the TCP flags and `estimated` of
+        the flow since the table knows it.
+        """
+        stats = convert(stats, FLOW_STATS)
+        groups = self._merge(_words_of_keys(convert(keys, FLOW_KEY), direction), stats)
+        return np.zeros(0, REPORT) if groups is None else self._came(groups, stats)
+
+    def add(self, rows: Records) -> Records:
+        """Add the flows that another table gave up by `take`: FLOW_ROW, nothing of them offered yet; see fold()."""
+        groups = self._merge(_words_of_rows(rows), rows)
+        return np.zeros(0, REPORT) if groups is None else self._came(groups, rows)
+
+    def take(self, taken: NDArray[np.bool_]) -> Records:
+        """Give these rows up, of `rows()`: they are the caller's."""
+        rows = self._rows[taken]
+        self._drop(taken)
+        return rows
 
     def offer(self) -> int:
         """Put everything unreported into a report, until confirm(); how many flows it has."""
@@ -223,10 +240,10 @@ class FlowTable:
         changed |= rows["offered_bytes"] != rows["reported_bytes"]
         return changed
 
-    def _merge(self, words: Words, counts: Records) -> None:
-        """Add `counts` (any dtype with fields of FLOW_ROW) to the flows that `words` identify."""
+    def _merge(self, words: Words, counts: Records) -> _Groups | None:
+        """Add `counts` (any dtype with fields of FLOW_ROW) to the flows that `words` identify; None without any."""
         if not len(words):
-            return
+            return None
         while (groups := self._group(words)) is None:
             self._rehash()
         self._append(words[groups.fresh], groups)
@@ -240,6 +257,16 @@ class FlowTable:
         first = self._rows["first_mono_ns"]
         earliest = np.minimum.reduceat(counts["first_mono_ns"][groups.order], groups.starts)
         first[slots] = np.minimum(first[slots], earliest)
+        return groups
+
+    def _came(self, groups: _Groups, stats: Records) -> Records:
+        came = np.empty(len(groups.slots), REPORT)
+        for name in REPORT.names or ():
+            came[name] = self._rows[name][groups.slots]
+        of_the_map = dict.fromkeys(("packets", "bytes"), np.add)
+        for name, join in (of_the_map | {"first_mono_ns": np.minimum, "last_mono_ns": np.maximum}).items():
+            came[name] = join.reduceat(stats[name][groups.order], groups.starts)
+        return came
 
     def _group(self, words: Words) -> _Groups | None:
         """None: two different flows have the same hash."""

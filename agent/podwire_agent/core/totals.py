@@ -30,6 +30,7 @@ class Accounts:
 
     seen: Traffic = NOTHING
     counted: Traffic = NOTHING
+    """Without what is held: it may yet be filtered, and totals never fall."""
     filtered: Traffic = NOTHING
     unsupported: Traffic = NOTHING
     overflowed: Traffic = NOTHING
@@ -41,7 +42,7 @@ class Accounts:
         cells = ledger.cells
         return Accounts(
             self.seen + cells.seen,
-            self.counted + ledger.counted,
+            self.counted + (ledger.counted - ledger.held),
             self.filtered + cells.filtered,
             self.unsupported + ledger.unsupported,
             self.overflowed + cells.overflowed,

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podwire_agent.core.books import CAUSES_KEPT, FORMER_RULES, NEVER, Books, Offer
+from podwire_agent.core.books import CAUSES_KEPT, FORMER_RULES, HELD_PART, NEVER, Books, Offer
+from podwire_agent.core.judge import Judge
+from podwire_agent.core.rule_entries import RuleCompiler
+from podwire_agent.core.rules import End, Pod, Rule, Rules, View
+from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FLOW_KEY, FLOW_STATS, LEDGER, FlowDirection
 from podwire_agent.model import Buffers, Cause, IfIndex, Ledger, Records, RuleListName, Seen, Traffic
 
@@ -35,8 +39,35 @@ def ledger(index: IfIndex, direction: FlowDirection, packets: int) -> Ledger:
 def written_down_and_read(books: Books) -> Books:
     """Through what a checkpoint can hold."""
     sections: dict[str, Any] = books.sections()
-    flows = sections.pop("flows")
-    return Books.restore({**json.loads(json.dumps(sections)), "flows": flows}, books.flows.limit, seed=9)
+    arrays = {name: sections.pop(name) for name in ("flows", "held")}
+    return Books.restore({**json.loads(json.dumps(sections)), **arrays}, books.flows.limit, seed=9)
+
+
+def held(*counts: tuple[IfIndex, int], first_mono_ns: int = 0) -> tuple[Records, Records]:
+    """As records, of interfaces that nobody knows yet."""
+    keys, stats = records(*counts)
+    stats["unjudged"], stats["first_mono_ns"] = 1, first_mono_ns
+    return keys, stats
+
+
+def judging(**namespaces: str | None) -> Judge:
+    """Whose the interfaces are; what is in the namespace `quiet` is filtered."""
+    pods = {
+        IfIndex(int(name[3:])): None if namespace is None else Pod(namespace, {}, ())
+        for name, namespace in namespaces.items()
+    }
+    compiler, view = RuleCompiler(Rules((Rule("hush", End(namespaces=frozenset({"quiet"}))),))), View(interfaces=pods)
+    entries = compiler.compile(view)
+    assert entries is not None
+    return Judge(compiler, view, entries)
+
+
+HUSHED = Cause(RuleListName.BLACKLIST, "hush")
+
+
+def unreported(books: Books) -> int:
+    books.flows.offer()
+    return int(books.flows.offered()["packets"].sum())
 
 
 folds = st.lists(
@@ -47,23 +78,24 @@ folds = st.lists(
 )
 
 
-@given(epochs=folds, cut=st.integers(0, 8))
+@given(epochs=folds, cut=st.integers(0, 8), waits=st.sets(st.integers(0, 8)))
 def test_what_is_entered_is_counted_once_by_flow_and_by_interface_also_over_a_crash(
-    epochs: list[tuple[FlowDirection, list[tuple[IfIndex, int]]]], cut: int
+    epochs: list[tuple[FlowDirection, list[tuple[IfIndex, int]]]], cut: int, waits: set[int]
 ) -> None:
     books = Books(limit=100, seed=1)
     expected = dict.fromkeys(((index, direction) for index in (ETH0, ETH1) for direction in FlowDirection), 0)
     for number, (direction, counts) in enumerate(epochs):
         if number == cut:
             books = written_down_and_read(books)
-        books.fold(direction, number, *records(*counts))
+        books.fold(direction, number, *(held if number in waits else records)(*counts))
         for index, packets in counts:
             expected[index, direction] += packets
 
     books = written_down_and_read(books)
 
-    assert {account: books.counted.get(account, Traffic()).packets for account in expected} == expected
-    assert int(books.flows.rows()["packets"].sum(dtype=np.uint64)) == sum(expected.values())
+    assert {account: books.counted(account)[0].packets for account in expected} == expected
+    tables = (books.flows.rows(), books.held.rows())
+    assert sum(int(rows["packets"].sum(dtype=np.uint64)) for rows in tables) == sum(expected.values())
 
 
 def test_the_last_epoch_of_each_direction_survives() -> None:
@@ -128,7 +160,7 @@ def test_a_settled_interface_moves_to_the_totals_and_its_cells_are_remembered_un
 
     assert books.settled[FROM_POD].counted == Traffic(3, 300)
     assert books.leaving == {ETH0: 1234}
-    assert books.counted == {(ETH1, FROM_POD): Traffic(5, 500)}
+    assert [books.counted((index, FROM_POD))[0] for index in (ETH0, ETH1)] == [Traffic(), Traffic(5, 500)]
 
 
 def test_cells_of_a_former_layout_are_carried_beside_ours_and_taken_in_once() -> None:
@@ -143,7 +175,7 @@ def test_cells_of_a_former_layout_are_carried_beside_ours_and_taken_in_once() ->
     books = written_down_and_read(books)
 
     assert books.has_absorbed("0123")
-    assert books.counted == {(ETH0, FROM_POD): Traffic(40, 4000)}
+    assert books.counted((ETH0, FROM_POD)) == (Traffic(40, 4000), Traffic())
     summed = books.cells((ETH0, FROM_POD), ours[0])
     assert (summed.seen.packets, summed.buffers.buffers) == (42, 5)
     books.forget_layout("0123")
@@ -153,3 +185,100 @@ def test_cells_of_a_former_layout_are_carried_beside_ours_and_taken_in_once() ->
 def test_sections_that_are_not_there_are_told_apart_from_others() -> None:
     with pytest.raises(LookupError):
         Books.restore({}, limit=10, seed=1)
+
+
+def test_what_cannot_be_judged_waits_and_is_reported_or_filtered_once_it_can() -> None:
+    books = Books(limit=100, seed=1)
+    books.fold(FROM_POD, 0, *held((ETH0, 3), (ETH0, 4), (ETH1, 5)))
+    books.fold(TO_POD, 0, *held((ETH1, 7)))
+    assert books.decide(judging(), 0) == Traffic()
+    assert unreported(books) == 0
+    assert books.counted((ETH0, FROM_POD)) == (Traffic(7, 700), Traffic(7, 700))
+    books = written_down_and_read(books)
+    assert books.decide(judging(eth7="quiet"), 0) == Traffic()
+    assert (unreported(books), len(books.held)) == (0, 2)
+    assert books.counted((ETH0, FROM_POD)) == (Traffic(), Traffic())
+    assert books.cells((ETH0, FROM_POD), np.zeros(1, LEDGER)[0]).filtered == Traffic(7, 700)
+    assert books.filtered == {HUSHED: Traffic(7, 700)}
+    books = written_down_and_read(books)
+    assert books.decide(judging(eth7="quiet", eth8=None), 0) == Traffic()
+    assert (unreported(books), len(books.held)) == (12, 0)
+    assert books.counted((ETH1, FROM_POD)) == (Traffic(5, 500), Traffic())
+    assert books.counted((ETH1, TO_POD)) == (Traffic(7, 700), Traffic())
+    assert books.filtered == {HUSHED: Traffic(7, 700)}
+
+
+def test_what_was_judged_late_joins_its_flow_and_leaves_the_report_under_way_as_it_is() -> None:
+    books = Books(limit=100, seed=1)
+    books.fold(FROM_POD, 0, *records((ETH0, 3)))
+    books.sequence += books.flows.offer()
+    books.fold(FROM_POD, 1, *held((ETH0, 4)))
+    books.decide(judging(eth7="shop"), 0)
+    books = written_down_and_read(books)
+    assert books.flows.offered()["packets"].tolist() == [3]
+    books.flows.confirm()
+    assert books.flows.offer() == 1
+    assert books.flows.offered()["packets"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("judge", "how", "unjudged"),
+    [
+        pytest.param(judging(), {"first_mono_ns": 51}, 7, id="it has waited too long"),
+        pytest.param(judging(), {"first_mono_ns": 50}, 0, id="it may wait a little longer"),
+        pytest.param(judging(), {"first_mono_ns": 0, "gone": {ETH0}}, 7, id="its interface is gone"),
+        pytest.param(judging(), {"first_mono_ns": 0, "gone": {ETH1}}, 0, id="another interface is gone"),
+        pytest.param(judging(), {"first_mono_ns": 0, "all_of_it": True}, 7, id="nobody will know more"),
+        pytest.param(None, {"first_mono_ns": 0}, 0, id="there are no rules any more"),
+        pytest.param(
+            judging(eth7="shop"), {"first_mono_ns": 51, "gone": {ETH0}, "all_of_it": True}, 0, id="it is known in time"
+        ),
+    ],
+)
+def test_what_cannot_wait_is_reported_and_told(judge: Judge | None, how: dict[str, Any], unjudged: int) -> None:
+    books = Books(limit=100, seed=1)
+    books.fold(FROM_POD, 0, *held((ETH0, 3), (ETH0, 4), first_mono_ns=50))
+    assert books.decide(judge, **how) == Traffic(unjudged, 100 * unjudged)
+    waits = not unjudged and judge is not None and not judge.decided(np.array([ETH0], np.uint32)).all()
+    assert (unreported(books), len(books.held)) == ((0, 2) if waits else (7, 0))
+    assert books.counted((ETH0, FROM_POD)) == (Traffic(7, 700), Traffic(7, 700) if waits else Traffic())
+
+
+def test_a_pod_that_is_gone_by_the_time_it_is_known_is_judged_all_the_same() -> None:
+    books = Books(limit=100, seed=1)
+    books.fold(FROM_POD, 0, *held((ETH0, 3)))
+    assert books.decide(judging(eth7="quiet"), 0, gone={ETH0}) == Traffic()
+    assert (unreported(books), books.filtered) == (0, {HUSHED: Traffic(3, 300)})
+
+
+def test_of_more_than_can_be_held_the_oldest_is_reported() -> None:
+    books = Books(limit=3 * HELD_PART, seed=1)
+    keys, stats = held(*((ETH0, packets) for packets in (1, 2, 4, 8, 16)))
+    stats["first_mono_ns"] = [5, 3, 1, 2, 4]
+    books.fold(FROM_POD, 0, keys, stats)
+    assert books.decide(judging(), 0) == Traffic(12, 1200)
+    assert sorted(books.held.rows()["packets"].tolist()) == [1, 2, 16]
+
+
+def test_totals_of_what_is_counted_never_fall_when_it_is_filtered_later() -> None:
+    books = Books(limit=100, seed=1)
+    shown = []
+
+    def show() -> None:
+        counted, waiting = books.counted((ETH0, FROM_POD))
+        of_ledger = Ledger("eth0", ETH0, FROM_POD, Seen(), counted, None, (Buffers(), Buffers()), held=waiting)
+        shown.append(Accounts().plus(of_ledger).counted.packets)
+
+    books.fold(FROM_POD, 0, *records((ETH0, 3)))
+    show()
+    books.fold(FROM_POD, 1, *held((ETH0, 4)))
+    show()
+    books.decide(judging(eth7="quiet"), 0)
+    show()
+    assert shown == [3, 3, 3]
+
+
+def test_a_checkpoint_of_before_anything_was_held_is_read() -> None:
+    sections = Books(limit=10, seed=1).sections()
+    del sections["held"]
+    assert len(Books.restore(sections, limit=10, seed=1).held) == 0

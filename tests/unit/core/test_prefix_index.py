@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podwire_agent.core.longest_prefix import as_strings
 from podwire_agent.core.networks import MAPPED, BadNetwork, Networks, packed, parse_cidr, parse_lines
-from podwire_agent.core.prefix_index import ROW_WORDS, PrefixIndex, Source, as_strings
+from podwire_agent.core.prefix_index import ROW_WORDS, PrefixIndex, Source
 from podwire_api import parse_cidr as parse_by_api
 from tests.rule_worlds import ADDRESSES, CIDRS
 

@@ -367,3 +367,20 @@ def test_an_empty_epoch_changes_nothing() -> None:
 
     assert len(table) == table.offer() == len(table.offered()) == table.evict() == table.expire(10, 1) == 0
     assert len(FlowTable.restore(table.rows(), limit=10, seed=1)) == 0
+
+
+def test_a_fold_tells_what_came_with_the_flags_of_the_whole_flow() -> None:
+    table = FlowTable(limit=10, seed=1)
+    opening = stats_of([(1, 60)], mono_ns=100)
+    opening["seen_syn"] = 1
+    table.fold(FROM_POD, keys_of([(1, 7)]), opening)
+    came = table.fold(
+        FROM_POD, keys_of([(1, 7), (2, 7), (1, 7)]), stats_of([(5, 500), (3, 300), (2, 200)], mono_ns=900)
+    )
+    told = dict(zip(flows_of(came), zip(traffic_of(came), came["seen_syn"].tolist(), strict=True), strict=True))
+    assert told == {(FROM_POD, (1, 7)): ((7, 700), 1), (FROM_POD, (2, 7)): ((3, 300), 0)}
+    assert set(came["first_mono_ns"].tolist()) == set(came["last_mono_ns"].tolist()) == {900}
+
+
+def test_a_fold_of_nothing_tells_nothing() -> None:
+    assert len(FlowTable(limit=10, seed=1).fold(TO_POD, keys_of([]), stats_of([]))) == 0
