@@ -11,11 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from podwire_agent.kernel.interfaces import IFINFOMSG
-from podwire_agent.kernel.rtnetlink import MessageType, unpack
+from podwire_agent.kernel.rtnetlink import MessageType, set_receive_buffer, unpack
 from podwire_agent.model import IfIndex
 
 _RTMGRP_LINK = 1
-_SO_RCVBUFFORCE = 33
 _RECEIVE_BYTES = 1 << 16
 RECEIVE_BUFFER_BYTES = 8 << 20
 """An event takes about 2 KiB of it: some thousand events may wait."""
@@ -40,10 +39,7 @@ class InterfaceEvents:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        set_receive_buffer(self._socket, receive_buffer_bytes)
         self._socket.bind((0, _RTMGRP_LINK))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()

@@ -18,15 +18,18 @@ SOL_NETLINK = 270
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
 
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr: length, type, flags, sequence, port."""
 _ATTRIBUTE = struct.Struct("=HH")
-_ATTRIBUTE_TYPE = 0x3FFF
+ATTRIBUTE_TYPE = 0x3FFF
 """NLA_TYPE_MASK: without the nested and byte order bits."""
 
 _RECEIVE_BYTES = 1 << 16
 """The kernel fills a dump's messages up to 32 KiB (netlink_dump)."""
 
 _DUMP_ATTEMPTS = 8
+
+_SO_RCVBUFFORCE = 33
 
 
 class MessageType(IntEnum):
@@ -127,7 +130,7 @@ class RouteSocket:
 
     def _exchange(self, type_: MessageType, flags: MessageFlag, payload: bytes) -> Iterator[Message]:
         self._sequence += 1
-        self._socket.send(_HEADER.pack(_HEADER.size + len(payload), type_, flags, self._sequence, 0) + payload)
+        self._socket.send(HEADER.pack(HEADER.size + len(payload), type_, flags, self._sequence, 0) + payload)
         while True:
             for sequence, message in unpack(self._socket.recv(_RECEIVE_BYTES)):
                 if sequence != self._sequence:
@@ -142,12 +145,20 @@ class RouteSocket:
                 yield message
 
 
+def set_receive_buffer(netlink: socket.socket, size_bytes: int) -> None:
+    """As large as that, or as the system's limit where CAP_NET_ADMIN is lacking."""
+    try:
+        netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size_bytes)
+    except PermissionError:
+        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
+
+
 def unpack(data: bytes) -> Iterator[tuple[int, Message]]:
     """The messages of one receive, with their sequence numbers."""
     offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, type_, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        yield sequence, Message(type_, flags, data[offset + _HEADER.size : offset + length])
+    while offset + HEADER.size <= len(data):
+        length, type_, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        yield sequence, Message(type_, flags, data[offset + HEADER.size : offset + length])
         offset += _aligned(length)
 
 
@@ -158,7 +169,7 @@ def attributes(payload: bytes, offset: int = 0) -> dict[int, bytes]:
         length, type_ = _ATTRIBUTE.unpack_from(payload, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[type_ & _ATTRIBUTE_TYPE] = payload[offset + _ATTRIBUTE.size : offset + length]
+        found[type_ & ATTRIBUTE_TYPE] = payload[offset + _ATTRIBUTE.size : offset + length]
         offset += _aligned(length)
     return found
 

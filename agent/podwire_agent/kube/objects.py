@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import msgspec
 
+from podwire_agent.kube.workloads import workload_of
+
 T = TypeVar("T")
 _Wire = TypeVar("_Wire", bound="Meta")
 
-SERVICE_LABEL = "kubernetes.io/service-name"
-"""Of an EndpointSlice."""
+PAGE = 250
+"""Objects in a page of a list."""
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+"""As ports name them, and their IANA numbers."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -67,24 +74,47 @@ class MonitorNodes(msgspec.Struct, frozen=True, gc=False):
     nodes: NodeSelector | None = None
 
 
+class _Exchange(msgspec.Struct, frozen=True, gc=False):
+    port: int = 0
+
+
+class _PoolSpec(NodeSelector, frozen=True, gc=False, rename="camel"):
+    exchange: _Exchange = _Exchange()
+
+
 class Pool(Meta, frozen=True, gc=False):
     """An AgentPool."""
 
-    spec: NodeSelector = NodeSelector()
+    spec: _PoolSpec = _PoolSpec()
 
 
 class _PodIp(msgspec.Struct, frozen=True, gc=False):
     ip: str = ""
 
 
+class _ContainerPort(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    container_port: int = 0
+    host_port: int = 0
+    protocol: str = "TCP"
+    host_ip: str = msgspec.field(default="", name="hostIP")
+
+
+class _Container(msgspec.Struct, frozen=True, gc=False):
+    ports: tuple[_ContainerPort, ...] | None = None
+
+
 class _PodSpec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     node_name: str = ""
     host_network: bool = False
+    containers: tuple[_Container, ...] = ()
+    init_containers: tuple[_Container, ...] | None = None
 
 
 class _PodStatus(msgspec.Struct, frozen=True, gc=False):
     phase: str = ""
     addresses: tuple[_PodIp, ...] = msgspec.field(default=(), name="podIPs")
+    node_addresses: tuple[_PodIp, ...] = msgspec.field(default=(), name="hostIPs")
+    start_time: str | None = msgspec.field(default=None, name="startTime")
 
 
 class WirePod(Meta, frozen=True, gc=False):
@@ -106,13 +136,19 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     host_network: bool
     addresses: tuple[bytes, ...]
     """16 bytes in network order each, IPv4 mapped into IPv6."""
-    owner_kind: str
-    """Of its controller, such as ReplicaSet; "" where it has none."""
-    owner_name: str
+    workload_kind: str
+    """Of the workload that it belongs to, such as Deployment."""
+    workload: str
+    """Its name."""
     labels: tuple[str, ...]
     """Key, value, key, value, ..."""
     deleted: bool
     """It is being deleted."""
+    node_ports: tuple[bytes, ...] = ()
+    """What it serves at its node's addresses, see `port_bytes`: a pod on the host's network its declared ports, any
+    other its host ports."""
+    started_unix_s: int = 0
+    """When its node took it on, before it had an address, by that node's clock; 0 where it is not known."""
 
     @property
     def ended(self) -> bool:
@@ -122,60 +158,6 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     def label_map(self) -> dict[str, str]:
         """The labels by key."""
         return dict(zip(self.labels[::2], self.labels[1::2], strict=True))
-
-
-class Namespace(msgspec.Struct, frozen=True, gc=False):
-    """A Namespace as the agent keeps it."""
-
-    name: str
-    labels: tuple[str, ...]
-    """Key, value, key, value, ..."""
-
-    def label_map(self) -> dict[str, str]:
-        """The labels by key."""
-        return dict(zip(self.labels[::2], self.labels[1::2], strict=True))
-
-
-class _ServiceSpec(msgspec.Struct, frozen=True, gc=False):
-    addresses: tuple[str, ...] = msgspec.field(default=(), name="clusterIPs")
-
-
-class WireService(Meta, frozen=True, gc=False):
-    """A Service as the server sends it."""
-
-    spec: _ServiceSpec = _ServiceSpec()
-
-
-class Service(msgspec.Struct, frozen=True, gc=False):
-    """A Service as the agent keeps it."""
-
-    namespace: str
-    name: str
-    addresses: tuple[bytes, ...]
-    """16 bytes each; none of a headless one."""
-
-
-class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """Of an EndpointSlice."""
-
-    addresses: tuple[str, ...] = ()
-
-
-class WireSlice(Meta, frozen=True, gc=False, rename="camel"):
-    """An EndpointSlice as the server sends it."""
-
-    address_type: str = ""
-    endpoints: tuple[Endpoint, ...] | None = None
-
-
-class Slice(msgspec.Struct, frozen=True, gc=False):
-    """An EndpointSlice as the agent keeps it."""
-
-    namespace: str
-    service: str
-    """The service's name; "" where it is none's."""
-    addresses: tuple[bytes, ...]
-    """16 bytes each, ready or not: conversations end later than readiness."""
 
 
 class WireConfigMap(Meta, frozen=True, gc=False):
@@ -226,9 +208,13 @@ class Kind(Generic[T]):
     """A page of the list: its metadata, and each object with its uid."""
     one: Callable[[msgspec.Raw], tuple[Metadata, T]]
     """The object of an event."""
+    at_once: int = PAGE
+    """Objects in a page: fewer where they are large."""
 
 
-def kind(name: str, path: str, wire: type[_Wire], keep: Callable[[_Wire], T], **query: str) -> Kind[T]:
+def kind(
+    name: str, path: str, wire: type[_Wire], keep: Callable[[_Wire], T], at_once: int = PAGE, **query: str
+) -> Kind[T]:
     """Objects decoded as `wire`, kept as `keep` makes them; `query` narrows list and watch."""
     pages: msgspec.json.Decoder[Page[_Wire]] = msgspec.json.Decoder(Page[wire])  # type: ignore[valid-type] # a value
     one = msgspec.json.Decoder(wire)
@@ -241,7 +227,7 @@ def kind(name: str, path: str, wire: type[_Wire], keep: Callable[[_Wire], T], **
         item = one.decode(raw)
         return item.metadata, keep(item)
 
-    return Kind(name, path, query, read_page, read_one)
+    return Kind(name, path, query, read_page, read_one, at_once)
 
 
 def address_bytes(text: str) -> bytes:
@@ -251,11 +237,36 @@ def address_bytes(text: str) -> bytes:
     return _V4_MAPPED + socket.inet_pton(socket.AF_INET, text)
 
 
+def readable(addresses: Iterable[str]) -> tuple[bytes, ...]:
+    """16 bytes each, each once; what is no address is passed over: not every field is checked by the API server."""
+    found: dict[bytes, None] = {}
+    for each in addresses:
+        with suppress(OSError):
+            found[address_bytes(each)] = None
+    return tuple(found)
+
+
+def port_bytes(address: bytes, protocol: int, port: int) -> bytes:
+    """A port at an address, as 19 bytes: the address's 16, the protocol, the port in network order."""
+    return address + bytes((protocol, port >> 8, port & 0xFF))
+
+
+def unix_s(timestamp: str) -> int:
+    """Of a timestamp of the API server's; 0 where it is none."""
+    try:
+        return int(datetime.fromisoformat(timestamp).timestamp()) if timestamp else 0
+    except ValueError:
+        return 0
+
+
 def keep_pod(pod: WirePod) -> Pod:
     """What is kept of it."""
     meta = pod.metadata
     intern = sys.intern
-    owner = next((each for each in meta.owner_references if each.controller), None)
+    owner = next(((each.kind, each.name) for each in meta.owner_references if each.controller), None)
+    created_unix_s = unix_s(meta.creation_timestamp)
+    workload_kind, workload = workload_of(meta.name, pod.spec.node_name, owner, meta.labels or {}, created_unix_s)
+    addresses = readable(each.ip for each in pod.status.addresses)
     return Pod(
         uid=meta.uid,
         namespace=intern(meta.namespace),
@@ -263,34 +274,33 @@ def keep_pod(pod: WirePod) -> Pod:
         node=intern(pod.spec.node_name),
         phase=intern(pod.status.phase),
         host_network=pod.spec.host_network,
-        addresses=tuple(address_bytes(each.ip) for each in pod.status.addresses if each.ip),
-        owner_kind=intern(owner.kind) if owner else "",
-        owner_name=intern(owner.name) if owner else "",
-        labels=_labels(meta),
+        addresses=addresses,
+        workload_kind=workload_kind,
+        workload=workload,
+        labels=kept_labels(meta),
         deleted=meta.deletion_timestamp is not None,
+        node_ports=tuple(dict.fromkeys(_node_ports(pod, addresses))),
+        started_unix_s=unix_s(pod.status.start_time or "") or created_unix_s,
     )
 
 
-def keep_namespace(namespace: Meta) -> Namespace:
-    """What is kept of it."""
-    return Namespace(sys.intern(namespace.metadata.name), _labels(namespace.metadata))
+def _node_ports(pod: WirePod, addresses: tuple[bytes, ...]) -> Iterator[bytes]:
+    for container in (*pod.spec.containers, *(pod.spec.init_containers or ())):
+        for each in container.ports or ():
+            number = each.host_port or (each.container_port if pod.spec.host_network else 0)
+            protocol = PROTOCOLS.get(each.protocol)
+            if not number or protocol is None:
+                continue
+            at = addresses
+            if each.host_ip.strip("0.:"):  # one of the node's, and not all of them
+                at = readable([each.host_ip])
+            elif not pod.spec.host_network:
+                at = readable(one.ip for one in pod.status.node_addresses)
+            yield from (port_bytes(address, protocol, number) for address in at)
 
 
-def keep_service(service: WireService) -> Service:
-    """What is kept of it."""
-    addresses = tuple(address_bytes(each) for each in service.spec.addresses if each not in {"", "None"})
-    return Service(sys.intern(service.metadata.namespace), service.metadata.name, addresses)
-
-
-def keep_slice(found: WireSlice) -> Slice:
-    """What is kept of it; nothing of names, which a slice may have instead of addresses."""
-    meta = found.metadata
-    endpoints = found.endpoints or () if found.address_type in {"IPv4", "IPv6"} else ()
-    addresses = {address_bytes(address) for each in endpoints for address in each.addresses}
-    return Slice(sys.intern(meta.namespace), (meta.labels or {}).get(SERVICE_LABEL, ""), tuple(sorted(addresses)))
-
-
-def _labels(meta: Metadata) -> tuple[str, ...]:
+def kept_labels(meta: Metadata) -> tuple[str, ...]:
+    """Key, value, key, value, ...; those that repeat are kept once."""
     labels: list[str] = []
     for key, value in (meta.labels or {}).items():
         labels += (sys.intern(key), sys.intern(value))

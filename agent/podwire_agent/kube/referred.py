@@ -1,4 +1,4 @@
-"""What only rules refer to: each kind is followed from the first time on that a rule needs it, and not before."""
+"""Services and what is behind them, namespaces, ConfigMaps: each kind is followed from when it is first asked for."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from podwire_agent.kube.connection import Connection
-from podwire_agent.kube.objects import (
-    Kind,
-    Meta,
+from podwire_agent.kube.objects import Kind, Meta, WireConfigMap, kind
+from podwire_agent.kube.places import (
     Namespace,
     Service,
     Slice,
-    WireConfigMap,
     WireService,
     WireSlice,
     keep_namespace,
     keep_service,
     keep_slice,
-    kind,
 )
 from podwire_agent.kube.reflector import CountedObjects, Reflector
 from podwire_agent.kube.stopping import Stop
@@ -106,6 +103,12 @@ class Referred(Generic[T]):
         """All of each kind was listed once."""
         with self._moved:
             return all(each in self._followed and self._followed[each][0].synced for each in kinds)
+
+    def stale_since_mono_ns(self, kinds: Collection[Referable]) -> int | None:
+        """Since when changes of one of them may have been missed; None while all that are followed are current."""
+        with self._moved:
+            found = (self._followed[each][0].stale_since_mono_ns for each in kinds if each in self._followed)
+            return min((each for each in found if each is not None), default=None)
 
     def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Until `done`, looked at after each change; False where that takes longer."""

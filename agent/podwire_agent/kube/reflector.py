@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PAGE = 250
 WATCH_S = (240, 360)
 """How long a watch is asked for; spread, so that agents do not come back together."""
 FIRST_RETRY_S = 0.5
@@ -162,7 +161,7 @@ class Reflector(Generic[T]):
 
     def _list(self) -> str:
         """Everything there is into the store; returns the version it has. An expired page begins anew."""
-        query = {"limit": str(PAGE), **self._kind.query}
+        query = {"limit": str(self._kind.at_once), **self._kind.query}
         objects: dict[str, T] = {}
         while True:
             meta, items = self._kind.page(self._connection.request("GET", self._kind.path, query=query))

@@ -12,8 +12,7 @@ import msgspec
 from podwire_agent.errors import ClusterError
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.monitors import node_selector
-from podwire_agent.kube.objects import Meta, Page, Pool, WireMonitor
-from podwire_agent.kube.reflector import PAGE
+from podwire_agent.kube.objects import PAGE, Meta, Page, Pool, WireMonitor
 from podwire_agent.kube.view import MONITORS_PATH, NODES_PATH, POOLS_PATH, ClusterView
 from podwire_api.names import AGENT
 from podwire_api.selection import selects

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.monitors import MonitorObject, reader, selecting
-from podwire_agent.kube.objects import Kind, Meta, Pool, WireMonitor, WirePod, keep_pod, kind
+from podwire_agent.kube.objects import Kind, Pool, WireMonitor, WirePod, keep_pod, kind
+from podwire_agent.kube.places import Node, WireNode, keep_node
 from podwire_agent.kube.pods import PodStore
-from podwire_agent.kube.reflector import Objects, Reflector
+from podwire_agent.kube.reflector import CountedObjects, Objects, Reflector
 from podwire_agent.kube.stopping import Stop
 from podwire_agent.ports import Clock
 from podwire_api.names import API_VERSION, MONITORS, POOLS
@@ -22,6 +23,8 @@ POOLS_PATH = f"/apis/{API_VERSION}/{POOLS}"
 NODES_PATH = "/api/v1/nodes"
 PODS_PATH = "/api/v1/pods"
 
+NODES_AT_ONCE = 50
+"""In a page of a list: a Node tells of the images it has, and is large."""
 END_S = 3.0
 """For the watches to end: they are cut, but an answer under way may be slow."""
 
@@ -35,7 +38,9 @@ class ClusterView:
     monitors: tuple[MonitorObject, ...] = ()
     """The oldest first."""
     pools: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """AgentPools: name to nodeSelector."""
+    """AgentPools: name to nodeSelector; the oldest first."""
+    exchange_ports: Mapping[str, int] = field(default_factory=dict)
+    """Of the same: where their agents listen to each other; 0 where it is not said."""
     node_labels: Mapping[str, str] | None = None
     """This node's; None where the cluster has no such Node."""
     node_uid: str = ""
@@ -58,7 +63,8 @@ class ClusterWatch:
         self, connection: Connection, node_name: str, clock: Clock, told: Callable[[], None] = lambda: None
     ) -> None:
         """`told` is called after each change of the view, in a thread of the watches'."""
-        self.pods = PodStore(node_name)
+        self.pods = PodStore(node_name, clock)
+        self.nodes = CountedObjects[Node]()
         self.pods_changed: Callable[[], None] = lambda: None
         """Called after each event of the pods, in the thread of their watch."""
         self._told = told
@@ -67,19 +73,18 @@ class ClusterWatch:
         self._view: ClusterView | None = None
         self._monitors = Objects[MonitorObject]()
         self._pools = Objects[Pool]()
-        self._nodes = Objects[Meta]()
+        self._node_name = node_name
         self._clock = clock
         self._connection = connection
         of_monitors = kind(MONITORS, MONITORS_PATH, WireMonitor, reader(self._monitors.get))
         of_pools = kind(POOLS, POOLS_PATH, Pool, lambda pool: pool)
-        of_node = kind(
-            f"node {node_name}", NODES_PATH, Meta, lambda node: node, fieldSelector=f"metadata.name={node_name}"
-        )
+        of_nodes = kind("nodes", NODES_PATH, WireNode, keep_node, NODES_AT_ONCE)
         self._following_monitors = self._reflector(of_monitors, self._monitors)
+        self._following_nodes = self._reflector(of_nodes, self.nodes)
         self._deciding = (
             self._following_monitors,
             self._reflector(of_pools, self._pools),
-            self._reflector(of_node, self._nodes),
+            self._following_nodes,
         )
         self._following_pods = Reflector(
             connection, kind("pods", PODS_PATH, WirePod, keep_pod), self.pods, clock, self._stop, self._pods_told
@@ -117,6 +122,16 @@ class ClusterWatch:
         """Since when changes of pods may have been missed; None while they are followed."""
         return self._following_pods.stale_since_mono_ns
 
+    @property
+    def nodes_synced(self) -> bool:
+        """All nodes were listed once."""
+        return self._following_nodes.synced
+
+    @property
+    def nodes_stale_since_mono_ns(self) -> int | None:
+        """Since when changes of nodes may have been missed; None while they are followed."""
+        return self._following_nodes.stale_since_mono_ns
+
     def view(self) -> ClusterView | None:
         """As of now; None until monitors, pools and the node were listed."""
         with self._changed:
@@ -148,14 +163,16 @@ class ClusterWatch:
         self._told()
 
     def _seen(self, version: int) -> ClusterView:
-        node = next(iter(self._nodes.all()), Meta()).metadata
+        node = next((each for each in self.nodes.all() if each.name == self._node_name), None)
+        pools = sorted(self._pools.all(), key=lambda each: (each.metadata.creation_timestamp, each.metadata.uid))
         since = [each.stale_since_mono_ns for each in self._deciding if each.stale_since_mono_ns is not None]
         return ClusterView(
             version=version,
             monitors=tuple(sorted(self._monitors.all(), key=lambda each: (each.created, each.uid))),
-            pools={pool.metadata.name: pool.spec.node_selector or {} for pool in self._pools.all()},
-            node_labels=(node.labels or {}) if node.uid else None,
-            node_uid=node.uid,
+            pools={pool.metadata.name: pool.spec.node_selector or {} for pool in pools},
+            exchange_ports={pool.metadata.name: pool.spec.exchange.port for pool in pools},
+            node_labels=None if node is None else node.label_map(),
+            node_uid="" if node is None else node.uid,
             stale_since_mono_ns=min(since, default=None),
             monitors_gone=self._following_monitors.gone,
             denied=any(each.denied for each in self._deciding),
