@@ -14,16 +14,17 @@ from typing import Self
 
 from podwire_agent import __version__
 from podwire_agent.clock import SystemClock
-from podwire_agent.endpoint import endpoint_of
+from podwire_agent.endpoint import Endpoints
 from podwire_agent.errors import SinkClosed
 from podwire_agent.ground import Ground
 from podwire_agent.kernel import capabilities
+from podwire_agent.local_api import LocalApi
 from podwire_agent.monitor import selector_of
 from podwire_agent.outputs import sinks_for
 from podwire_agent.rulekeeper import RuleKeeper
 from podwire_agent.settings import Settings
 from podwire_agent.state import StateDirectory
-from podwire_agent.supervisor import Ending, Supervised, Supervisor
+from podwire_agent.supervisor import Currently, Ending, Supervised, Supervisor
 from podwire_agent.telemetry import AgentState, StepTimes
 from podwire_api import NetworkMonitor
 
@@ -49,6 +50,7 @@ class Agent:
         self._started_unix_s = time.time()
         self._supervisors: list[Supervisor] = []
         self._ground: Ground
+        self._endpoints: Endpoints
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -57,15 +59,15 @@ class Agent:
             capabilities.require()
             state = stack.enter_context(StateDirectory(self._settings.state_dir))
             self._ground = stack.enter_context(Ground(self._settings, state, SystemClock(), self._step_times))
-            endpoint = endpoint_of(self._settings.listen, self.state, self._step_times)
+            self._endpoints = Endpoints(self._settings, self.state, self._step_times)
             common = self._common()
             stack.callback(self._end, Ending.UNDO)
             for resource in self._resources:
                 supervisor = Supervisor(resource, 0, common)
                 self._supervisors.append(supervisor)
                 supervisor.attempted()
-            if endpoint is not None:
-                stack.enter_context(endpoint)
+            stack.enter_context(LocalApi(state.socket, Currently(lambda: self._supervisors)))
+            stack.enter_context(self._endpoints)
             self._stack = stack.pop_all()
         self._ground.start()
         watched = sum(not item.failure for each in self._supervisors for item in each.standing().watched)
@@ -89,6 +91,7 @@ class Agent:
             monitors=tuple(each.state() for each in self._supervisors),
             late_s=self._ground.cutter.late_ns / 1e9,
             failures_total=self._ground.cutter.failures_total,
+            endpoint=self._endpoints.state(),
         )
 
     def _common(self) -> Supervised:

@@ -11,6 +11,7 @@ on tmpfs, as long as the pins do, and means nothing after a reboot.
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -93,6 +94,7 @@ def load(path: Path) -> Checkpoint | None:
         LookupError,
         TypeError,
         RuntimeError,
+        tokenize.TokenError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

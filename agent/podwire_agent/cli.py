@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from podwire_agent import __version__, doctor, state
+from podwire_agent import __version__, doctor, state, tls
 from podwire_agent.agent import Agent
 from podwire_agent.cleanup import clean
 from podwire_agent.errors import PodwireError, ResourceError, UsageError
@@ -23,9 +23,11 @@ from podwire_agent.kernel.cni import Selector
 from podwire_agent.monitor import selector_of
 from podwire_agent.settings import (
     DEFAULT_LISTEN,
+    DEFAULT_METRICS,
     DEFAULT_POOL,
     LoaderName,
     Membership,
+    MetricsAuth,
     Settings,
     default_loader_name,
     default_objects,
@@ -38,6 +40,18 @@ if TYPE_CHECKING:
     from podwire_agent.cluster_agent import ClusterAgent
 
 log = logging.getLogger("podwire_agent")
+
+_IN_CLUSTER = (
+    "--pool",
+    "--pod",
+    "--namespace",
+    "--kubeconfig",
+    "--metrics",
+    "--metrics-auth",
+    "--tls-dir",
+    "--exchange-port",
+)
+"""Options that mean nothing without a cluster; None where they are not given."""
 
 FAILED = 1
 BAD_INPUT = 2
@@ -79,8 +93,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _agent(options: argparse.Namespace, stop: threading.Event) -> Agent | ClusterAgent:
     """For files, or for a node of a cluster. UsageError, InvalidResource, ResourceError, ClusterError."""
-    in_cluster = {f"--{name}": getattr(options, name) for name in ("pool", "pod", "namespace", "kubeconfig")}
-    given = [name for name, value in in_cluster.items() if value is not None]
+    given = [name for name in _IN_CLUSTER if getattr(options, name.strip("-").replace("-", "_")) is not None]
     if options.file:
         if given:
             raise UsageError(f"{given[0]} is for a node of a cluster, --file for one without; leave one of them out")
@@ -98,7 +111,10 @@ def _cluster_agent(options: argparse.Namespace, stop: threading.Event) -> Cluste
     from podwire_agent.kube.connection import Connection  # noqa: PLC0415
 
     membership = Membership(
-        pool=options.pool or DEFAULT_POOL, pod=options.pod or "", namespace=options.namespace or NAMESPACE
+        pool=options.pool or DEFAULT_POOL,
+        pod=options.pod or "",
+        namespace=options.namespace or NAMESPACE,
+        exchange_port=options.exchange_port,
     )
     connection = Connection.from_kubeconfig(options.kubeconfig) if options.kubeconfig else Connection.in_cluster()
     return ClusterAgent(_settings(options), membership, connection, stop)
@@ -158,6 +174,19 @@ def _doctor(options: argparse.Namespace) -> int:
     return FAILED if diagnosis.problems else 0
 
 
+def _get(options: argparse.Namespace) -> int:
+    from podwire_agent.local_api import ask  # noqa: PLC0415 (no other command needs it)
+    from podwire_agent.state import SOCKET  # noqa: PLC0415 (the same)
+
+    names = ("monitor", "namespace", "workload", "limit")
+    query = {name: str(getattr(options, name)) for name in names if getattr(options, name) is not None}
+    lines, left_off = ask(options.state_dir / SOCKET, options.what, query)
+    sys.stdout.buffer.write(lines)
+    if left_off:
+        print(f"podwire-agent: {left_off} more; ask for them with --limit", file=sys.stderr)
+    return 0
+
+
 def _cleanup(options: argparse.Namespace) -> int:
     removed = 0
     for line in clean(options.state_dir, options.bpffs, options.monitor):
@@ -189,6 +218,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         objects=options.objects,
         loader=getattr(options, "loader", LoaderName.LIBBPF),
         listen=getattr(options, "listen", "off"),
+        metrics=getattr(options, "metrics", None) or DEFAULT_METRICS,
+        metrics_auth=MetricsAuth(getattr(options, "metrics_auth", None) or MetricsAuth.KUBERNETES),
+        tls_dir=getattr(options, "tls_dir", None) or tls.DEFAULT,
         node=getattr(options, "node", None) or os.uname().nodename,
         refs=getattr(options, "refs", None),
         keep=getattr(options, "keep", False),
@@ -221,10 +253,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--namespace", metavar="NAME", help=f"in a cluster: the agents' ({NAMESPACE})")
     run.add_argument("--kubeconfig", type=Path, metavar="FILE", help="in a cluster, outside a pod: how to reach it")
     run.add_argument(
+        "--exchange-port",
+        type=int,
+        metavar="PORT",
+        help="in a cluster: for the agents of other nodes (none: no exchange)",
+    )
+    run.add_argument(
         "--listen",
         default=DEFAULT_LISTEN,
         metavar="ADDRESS:PORT",
-        help=f"health and metrics, or off ({DEFAULT_LISTEN})",
+        help=f"health, and without a cluster metrics, or off ({DEFAULT_LISTEN})",
+    )
+    run.add_argument("--metrics", metavar="ADDRESS:PORT", help=f"in a cluster: metrics, or off ({DEFAULT_METRICS})")
+    run.add_argument(
+        "--metrics-auth",
+        choices=[*MetricsAuth],
+        help=f"in a cluster: who may read the metrics ({MetricsAuth.KUBERNETES})",
+    )
+    run.add_argument(
+        "--tls-dir", type=Path, metavar="DIR", help=f"in a cluster: the agents' certificate ({tls.DEFAULT})"
     )
     run.add_argument(
         "--loader",
@@ -247,6 +294,17 @@ def _parser() -> argparse.ArgumentParser:
     examine.set_defaults(command=_doctor)
     examine.add_argument("--file", type=Path, help="a NetworkMonitor whose choice of interfaces to try")
     examine.add_argument("--json", action="store_true", help="for machines")
+
+    get = commands.add_parser("get", help="what the agent of this node knows now, as JSON lines")
+    get.set_defaults(command=_get)
+    get.add_argument("what", choices=["flows", "edges", "interfaces"])
+    get.add_argument("--monitor", metavar="NAME", help="of this monitor alone")
+    get.add_argument("--namespace", metavar="NAME", help="flows and edges with an end in it")
+    get.add_argument("--workload", metavar="NAME", help="flows and edges with it at an end")
+    get.add_argument("--limit", type=int, metavar="LINES", help="at most so many, the largest first (1000)")
+    get.add_argument(
+        "--state-dir", type=Path, default=state.DEFAULT, metavar="DIR", help=f"the agent's ({state.DEFAULT})"
+    )
 
     remove = commands.add_parser("cleanup", parents=[place], help="remove what Podwire left on this node")
     remove.set_defaults(command=_cleanup)

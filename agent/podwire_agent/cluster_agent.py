@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +20,17 @@ from podwire_agent import __version__, doctor
 from podwire_agent.behind import PodsBehind
 from podwire_agent.clock import SystemClock
 from podwire_agent.cluster_rules import ClusterRules, read_config_map
+from podwire_agent.comparison import Comparison
 from podwire_agent.containment import contained
-from podwire_agent.endpoint import endpoint_of
-from podwire_agent.errors import EndpointError, PodwireError, SinkClosed, StateError
+from podwire_agent.endpoint import Endpoints
+from podwire_agent.errors import EndpointError, ExchangeError, PodwireError, SinkClosed, StateError
 from podwire_agent.ground import Ground
 from podwire_agent.kernel import bpffs, heap
 from podwire_agent.kernel.addresses import Addresses
 from podwire_agent.kernel.cni import Role, Selection
 from podwire_agent.kernel.interfaces import Interfaces
 from podwire_agent.kernel.watch import Select
+from podwire_agent.kube.access import Access
 from podwire_agent.kube.agent_node import AgentNodeWriter
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.memory import recall, remember
@@ -35,16 +38,29 @@ from podwire_agent.kube.monitors import MonitorObject
 from podwire_agent.kube.referred import Referred
 from podwire_agent.kube.succession import successor_expected
 from podwire_agent.kube.view import ClusterView, ClusterWatch
-from podwire_agent.model import Interface
+from podwire_agent.local_api import LocalApi
+from podwire_agent.model import Interface, MonitorUid
 from podwire_agent.monitor import selector_of
 from podwire_agent.node_report import NodeReport
 from podwire_agent.outputs import ContainerOutput
+from podwire_agent.peers import Peers
 from podwire_agent.roster import Roster
 from podwire_agent.settings import Membership, Settings
+from podwire_agent.sights import Sights
 from podwire_agent.state import StateDirectory
-from podwire_agent.supervisor import Ending, Supervised
-from podwire_agent.telemetry import AgentState, ClusterState, StepTimes, readiness
+from podwire_agent.supervisor import Currently, Ending, Supervised, Supervisor
+from podwire_agent.telemetry import (
+    NOBODY_ASKED,
+    AgentState,
+    ClusterState,
+    ExchangeState,
+    StepTimes,
+    TranslationsState,
+    readiness,
+)
+from podwire_agent.translating import Conntrack, ConntrackFigures
 from podwire_agent.unbuilt import refusals
+from podwire_agent.who import Who
 from podwire_api import NetworkMonitorSpec
 from podwire_api.selection import served
 
@@ -71,6 +87,8 @@ class _Serving:
     ground: Ground
     behind: PodsBehind
     rules: ClusterRules
+    conntrack: Conntrack
+    who: Who
     roster: Roster
 
 
@@ -101,8 +119,11 @@ class ClusterAgent:
         """The version of this node's pods that was looked at."""
         self._state: StateDirectory | None = None
         self._serving: _Serving | None = None
+        self._peers: Peers | None = None
+        self._sights: Sights | None = None
         self._again_s = 0.0
         self._report: NodeReport | None = None
+        self._endpoints: Endpoints | None = None
         self._served: tuple[MonitorObject, ...] | None = None
         self._current = False
         """The last view was complete, and followed."""
@@ -134,7 +155,7 @@ class ClusterAgent:
     def state(self) -> AgentState:
         """What a scrape or a probe shows. KernelError."""
         serving, view = self._serving, self._watch.view()
-        stale_since = None if view is None else view.stale_since_mono_ns
+        stale_since = None if view is None else self._stale_since_mono_ns(view)
         report = self._report
         writer = None if report is None else report.writer
         return AgentState(
@@ -154,8 +175,17 @@ class ClusterAgent:
                 status_writes_total=0 if writer is None else writer.writes_total,
                 status_failures_total=0 if writer is None else writer.failures_total,
                 api_errors_total=self._connection.errors_total,
+                forgotten_addresses_total=0 if serving is None else serving.who.forgotten_total,
+                translations=TranslationsState() if serving is None else _translations(serving.conntrack.figures),
+                exchange=ExchangeState() if self._peers is None else self._peers.state(),
             ),
+            endpoint=NOBODY_ASKED if self._endpoints is None else self._endpoints.state(),
         )
+
+    def _stale_since_mono_ns(self, view: ClusterView) -> int | None:
+        """Of what decides what is measured, and of whose addresses are which."""
+        who = None if self._serving is None else self._serving.who.stale_since_mono_ns
+        return min((each for each in (view.stale_since_mono_ns, who) if each is not None), default=None)
 
     def _run(self) -> None:
         while not self._halt.is_set():
@@ -163,7 +193,7 @@ class ClusterAgent:
             try:
                 with contained("serving the cluster's monitors", lambda _error: None):
                     wait_s = self._step()
-            except EndpointError as error:
+            except (EndpointError, ExchangeError) as error:
                 log.error("%s", error)
                 self.failed = True
                 self._stop.set()
@@ -198,6 +228,7 @@ class ClusterAgent:
         problems = self._problems
         if serving is not None:
             serving.roster.match(runnable)
+            serving.who.serve([each.resource.spec for each in runnable if each.resource is not None])
             if self._has_become_current(view):
                 serving.roster.sweep_soon()
             if self._current:
@@ -222,11 +253,29 @@ class ClusterAgent:
 
     def _listening(self, state: StateDirectory) -> NodeReport:
         """Whoever has the lock answers for the node. EndpointError."""
-        endpoint = endpoint_of(self._settings.listen, self.state, self._step_times)
-        if endpoint is not None:
-            self._stack.enter_context(endpoint)
+        access = Access(self._connection)
+        endpoints = Endpoints(self._settings, self.state, self._step_times, access, self._supervisors)
+        self._endpoints = self._stack.enter_context(endpoints)
+        if self._membership.exchange_port is not None:
+            peers = Peers(
+                self._membership.exchange_port,
+                self._settings.tls_dir,
+                self._settings.node,
+                state.boot_id,
+                self._clock,
+                lambda node: None if self._sights is None else self._sights.agent_of(node),
+                self._receiver,
+            )
+            self._peers = self._stack.enter_context(peers)
         writer = AgentNodeWriter(self._connection, self._settings.node, self._clock)
         return NodeReport(writer, self._membership, state.boot_id, self._settings.loader, self._clock)
+
+    def _receiver(self, uid: MonitorUid) -> Comparison | None:
+        found = None if self._serving is None else self._serving.roster.supervisors().get(uid)
+        return None if found is None else found.comparison()
+
+    def _supervisors(self) -> Iterable[Supervisor]:
+        return () if self._serving is None else self._serving.roster.supervisors().values()
 
     def _prepared(self, state: StateDirectory) -> _Serving | None:
         """What monitors stand on; None where the node lacks something for it, to be tried again."""
@@ -246,6 +295,11 @@ class ClusterAgent:
         addresses = self._stack.enter_context(Addresses())
         behind = PodsBehind(self._watch.pods, self._settings.node, self._clock, interfaces, addresses)
         rules = ClusterRules(self._watch, self._referred, behind, ground.births.renew_soon, self._bell.set)
+        who = Who(self._watch, self._referred, behind, self._settings.node, self._clock)
+        conntrack = self._stack.enter_context(Conntrack(self._clock, secrets.randbits(63)))
+        channel = None if self._peers is None else self._peers.channel
+        sights = Sights(self._watch, who, behind, conntrack.translations, self._settings.node, self._halt, channel)
+        self._sights = sights
         common = Supervised(
             ground=ground,
             choose=partial(_choose, behind),
@@ -254,12 +308,14 @@ class ClusterAgent:
             nobody_reads=self._nobody_reads,
             changed=self._bell.set,
             patience_s=LAST_REPORT_S,
+            look=sights.of,
         )
         ground.births.changed = self._bell.set
         self._referred.changed = rules.look
         self._watch.pods_changed = partial(self._pods_changed, rules)
         ground.start()
-        return _Serving(ground, behind, rules, Roster(common))
+        self._stack.enter_context(LocalApi(state.socket, Currently(self._supervisors)))
+        return _Serving(ground, behind, rules, conntrack, who, Roster(common))
 
     def _pods_changed(self, rules: ClusterRules) -> None:
         """In the thread that follows the pods, at each event."""
@@ -312,6 +368,7 @@ class ClusterAgent:
         hosts = [item.interface for item in watched if item.host]
         known = self._watch.pods_synced and self._watch.pods_stale_since_mono_ns is None
         changed, wait_s = serving.behind.look(veths, pods_known=known, hosts=hosts)
+        serving.who.look()
         serving.rules.look()
         if changed:
             serving.ground.births.rescan()
@@ -371,3 +428,7 @@ def _choose(behind: PodsBehind, spec: NetworkMonitorSpec) -> Select:
         return selection
 
     return select
+
+
+def _translations(known: ConntrackFigures) -> TranslationsState:
+    return TranslationsState(known.entries, known.dropped_total, known.overruns_total, known.failures_total)

@@ -46,6 +46,10 @@ class EndpointError(PodwireError):
     """The local HTTP endpoint cannot listen where it was told to."""
 
 
+class MonitorUnknown(PodwireError):
+    """Metrics of a monitor were asked for that this agent does not serve."""
+
+
 class ClusterError(PodwireError):
     """The API server refused or did not answer."""
 
@@ -58,3 +62,7 @@ class ClusterError(PodwireError):
     def denied(self) -> bool:
         """Who we are, or what we may do, is not (any more) known to the server."""
         return self.status in {401, 403}
+
+
+class ExchangeError(PodwireError):
+    """The agents' exchange cannot listen, or has no certificate."""

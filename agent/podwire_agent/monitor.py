@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from podwire_agent import checkpoint
+from podwire_agent.comparison import Channel, Comparison
 from podwire_agent.containment import Crashed
+from podwire_agent.core import loss
+from podwire_agent.core.coverage import Word
+from podwire_agent.correlation import Correlation, Sight
 from podwire_agent.errors import PodwireError
 from podwire_agent.ground import Ground
 from podwire_agent.kernel.claim import sole_directory, sole_name
@@ -23,8 +28,9 @@ from podwire_agent.kernel.predecessor import LAYOUT, Predecessor, left_by_other_
 from podwire_agent.kernel.tc import Owner, TrafficControl
 from podwire_agent.kernel.watch import Select, Watch, Watched
 from podwire_agent.layout import FINGERPRINT, FlowDirection
-from podwire_agent.model import MonitorUid
+from podwire_agent.model import Edges, IfIndex, MonitorUid, Snapshot
 from podwire_agent.pipeline import Job, Pipeline
+from podwire_agent.ports import Clock
 from podwire_agent.rulekeeper import RuleKeeper
 from podwire_agent.sinks.outbox import Outbox
 from podwire_agent.telemetry import MonitorState
@@ -34,6 +40,27 @@ log = logging.getLogger(__name__)
 
 Choose = Callable[[NetworkMonitorSpec], Select]
 """How the interfaces are chosen that a spec asks for."""
+
+LOSS_MEMORY = 2
+"""Flows between pods that are remembered to be compared, each way, in multiples of maxFlows."""
+
+
+class Seer(Protocol):
+    """How a monitor learns what is behind its flows."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """To the agents of other nodes; None: they are not asked."""
+
+    def look(self, word: Word) -> Sight:
+        """As things are now. `word`: what other agents have said that they count."""
+
+    def receivers(self) -> Mapping[bytes, IfIndex]:
+        """The addresses of the pods behind interfaces that are watched."""
+
+
+Look = Callable[[NetworkMonitor, Callable[[], list[Watched]], RuleKeeper], Seer]
+"""How one learns what is behind the flows of a monitor, with its interfaces and its rules."""
 
 
 def selector_of(spec: NetworkMonitorSpec) -> Selector:
@@ -72,11 +99,13 @@ class RunningMonitor:
         select: Select,
         rules: RuleKeeper,
         crashed: Crashed,
+        look: Look | None,
         *,
         handed_on: bool = False,
     ) -> RunningMonitor:
         """Go on where the pins and the checkpoint say that a former one ended, else begin.
 
+        `look`: how what is behind its flows is known; None: nobody can say.
         `handed_on`: the report that was under way then is in the outbox already. `crashed` is told of errors that
         nobody foresaw. StateError, KernelError, LoadError, ResourceError: then nothing new is left attached.
         """
@@ -95,7 +124,21 @@ class RunningMonitor:
             datapath = stack.enter_context(Datapath.open(ground.home, uid, ground.loader, spec.max_flows))
             rules.enforce(datapath.rules)  # of whatever rules a former agent left none is in force any more
             watch = Watch(datapath, control, interfaces, select, owner)
-            pipeline = Pipeline(_job(resource, ground), datapath, watch, outbox, ground.clock, ground.observer)
+            job = _job(resource, ground)
+            seer = None if look is None else look(resource, watch.watched, rules)
+            pipeline = Pipeline(
+                job,
+                datapath,
+                watch,
+                outbox,
+                ground.clock,
+                ground.observer,
+                lambda: rules.judge,
+                None if seer is None else _correlation(seer, spec, job, ground.clock),
+                dict if seer is None else seer.receivers,
+            )
+            if seer is not None and seer.channel is not None:
+                stack.callback(seer.channel.close)
             stack.callback(ground.births.remove, uid)
             stack.callback(ground.cutter.remove, uid)
             with ExitStack() as failed:
@@ -137,6 +180,22 @@ class RunningMonitor:
         """Over the interval of the last report."""
         return self._pipeline.state().new_flows_per_s
 
+    def current(self) -> Snapshot | None:
+        """What it has to tell now; None before the first report. KernelError."""
+        return self._pipeline.current()
+
+    def comparison(self) -> Comparison | None:
+        """See Pipeline.comparison."""
+        return self._pipeline.comparison
+
+    def shown(self) -> tuple[int, Edges] | None:
+        """See Pipeline.shown."""
+        return self._pipeline.shown()
+
+    def seen(self, scraper: str, number: int) -> None:
+        """See Pipeline.seen."""
+        self._pipeline.seen(scraper, number)
+
     def state(self) -> MonitorState:
         """What a scrape shows of it. KernelError."""
         pipeline = self._pipeline.state()
@@ -160,6 +219,9 @@ class RunningMonitor:
             interfaces={"attached": len(watched) - failed, "failed": failed},
             attach_failures_total=self._watch.failures_total,
             discarded=pipeline.discarded,
+            held_flows=pipeline.held_flows,
+            unjudged=pipeline.unjudged,
+            rows=self._pipeline.rows(),
         )
 
     def hand_over(self) -> bool:
@@ -191,7 +253,7 @@ class RunningMonitor:
                 self._watch.detach()
             for direction in FlowDirection:
                 self._pipeline.cut(direction)
-            self._pipeline.drain(final=True)
+            self._pipeline.drain(final=True, followed=keep)
             taken &= self._outbox.wait(patience_s)
             if not keep:
                 self._datapath.remove()
@@ -217,6 +279,21 @@ class RunningMonitor:
     def _leave_threads(self) -> None:
         self._ground.births.remove(self.uid)
         self._ground.cutter.remove(self.uid)
+
+
+def _correlation(seer: Seer, spec: NetworkMonitorSpec, job: Job, clock: Clock) -> Correlation:
+    channel = seer.channel if spec.loss.exchange else None
+    comparing = loss.Job(
+        node=job.node,
+        boot_id=job.boot_id,
+        limit=LOSS_MEMORY * job.max_flows,
+        period_ns=spec.polling_period_ns,
+        exchange=channel is not None,
+        seed=job.seed,
+    )
+    comparison = Comparison(comparing, clock, channel)
+    pulled = any(sink.prometheus is not None for sink in spec.sinks)
+    return Correlation(lambda: seer.look(comparison.word), spec.max_rows, clock, comparison, pulled=pulled)
 
 
 def _job(resource: NetworkMonitor, ground: Ground) -> Job:

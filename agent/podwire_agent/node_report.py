@@ -128,7 +128,7 @@ class NodeReport:
         self._sinks.keep(supervisors)
         for uid, supervisor in supervisors.items():
             try:
-                accounts = supervisor.state().accounts.values()
+                state = supervisor.state()
                 rate = supervisor.new_flows_per_s()
             except PodwireError:
                 continue  # the former ones stay
@@ -136,7 +136,8 @@ class NodeReport:
             self._figures[uid] = Figures(
                 pods=0 if behind is None else behind.behind(veths),
                 flows_per_second=round(rate),
-                overflowed=sum(each.overflowed.packets for each in accounts),
+                overflowed=sum(each.overflowed.packets for each in state.accounts.values()),
+                lost=None if state.rows is None else state.rows.lost_lately,
             )
 
     def _told(

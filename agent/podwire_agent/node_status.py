@@ -35,6 +35,8 @@ class Figures:
     pods: int = 0
     flows_per_second: int = 0
     overflowed: int = 0
+    lost: int | None = None
+    """In the last five minutes; None: nothing was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Entries:
                 "pods": told.figures.pods,
                 "flowsPerSecond": told.figures.flows_per_second,
                 "overflowed": told.figures.overflowed,
+                **({} if told.figures.lost is None else {"lost": told.figures.lost}),
             }
         )
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from podwire_agent import checkpoint
+from podwire_agent.comparison import Comparison, Here
 from podwire_agent.core.books import Books, Offer
 from podwire_agent.core.decode import before_attach
 from podwire_agent.core.table import convert
@@ -29,14 +32,23 @@ from podwire_agent.kernel.rotation import Frozen, release
 from podwire_agent.kernel.rule_sets import Edition
 from podwire_agent.kernel.watch import Account, Watch
 from podwire_agent.layout import ATTACHMENT, FINGERPRINT, FlowDirection
-from podwire_agent.model import Cause, IfIndex, Ledger, MonitorUid, Snapshot, Traffic
+from podwire_agent.model import Cause, Edges, IfIndex, Ledger, MonitorUid, Snapshot, Traffic
 from podwire_agent.ports import Clock, Outlet, StepObserver
+from podwire_agent.statements import CutTimes
+
+if TYPE_CHECKING:
+    from podwire_agent.core.judge import Judge
+    from podwire_agent.correlation import Correlation, RowsState
 
 FLOW_MEMORY = 4
 """Flows kept in user space, in multiples of maxFlows: two directions, and those of the epoch before."""
 
 IDLE_NS = 120 * 10**9
 """A flow without packets for so long is forgotten; its next packet begins it anew."""
+
+HELD_NS = 75 * 10**9
+"""So long after its first packet a flow waits for the rules to be asked: within a minute, and some seconds to have it
+in force, an interface is known as a pod's or as no pod's. After that it is reported as it is."""
 
 FROZEN_LIMIT = 8
 """Cut maps that may wait for a slow reader; then the active map goes on, and says so when it overflows."""
@@ -84,6 +96,10 @@ class PipelineState:
     delayed_reports_total: int
     discarded: Traffic
     """Counted in the ledger but never reported: the outlet was dead and memory ran out."""
+    held_flows: int
+    """Not reported yet, since the rules cannot be asked about them."""
+    unjudged: Traffic
+    """Reported though the rules could not be asked."""
     last_drain_unix_ns: int
     new_flows_per_s: float
     """Over the interval of the last report."""
@@ -93,8 +109,20 @@ class Pipeline:
     """`cut` may be called by one thread while another is in `drain`; nothing else may overlap."""
 
     def __init__(
-        self, job: Job, datapath: Datapath, watch: Watch, outlet: Outlet, clock: Clock, observer: StepObserver
+        self,
+        job: Job,
+        datapath: Datapath,
+        watch: Watch,
+        outlet: Outlet,
+        clock: Clock,
+        observer: StepObserver,
+        judge: Callable[[], Judge | None] = lambda: None,
+        correlation: Correlation | None = None,
+        receivers: Callable[[], Mapping[bytes, IfIndex]] = dict,
     ) -> None:
+        """`judge` gives that of the rules in force; None: there are no rules. `correlation`: None where nobody can say
+        who is behind the flows. `receivers`: the addresses of the pods behind interfaces that are watched.
+        """
         self._job = job
         self._datapath = datapath
         self._watch = watch
@@ -102,14 +130,19 @@ class Pipeline:
         self._clock = clock
         self._observer = observer
         self._frozen: deque[Frozen] = deque()
+        self._cuts: dict[tuple[FlowDirection, int], CutTimes] = {}  # of what is frozen, by epoch
         self._closing: frozenset[IfIndex] = frozenset()  # gone before the first of the last pair of cuts
         self._books = Books(job.max_flows * FLOW_MEMORY, job.seed)
-        self._settling = threading.Lock()  # an interface is settled or among the ledgers, never both or neither
+        self._judge = judge
+        self._correlation = correlation
+        self._receivers = receivers
+        self._settling = threading.RLock()  # an interface is settled or among the ledgers, never both or neither
         self._farewells: list[Ledger] = []
+        self._reported: Snapshot | None = None  # the last report, without its rows
         self._outgoing: Snapshot | None = None  # a report that waits for its checkpoint
         self._map_used = dict.fromkeys(FlowDirection, 0)
         self._cuts_total = self._skipped_cuts_total = self._delayed_reports_total = 0
-        self._discarded = Traffic()
+        self._discarded = self._unjudged = Traffic()
         self._last_drain_unix_ns = 0
         self._new_flows_per_s = 0.0
         self._rated = (clock.mono_ns(), 0)  # when the last report was made, and how many flows had come by then
@@ -168,17 +201,20 @@ class Pipeline:
             return
         self._observer.step(Step.BEGUN)
         gone = self._watch.gone()
+        begun = self._clock.unix_ns(), self._clock.mono_ns()
         frozen = self._datapath.rotations[direction].cut(self._job.max_flows)
+        self._cuts[direction, frozen.epoch] = CutTimes(*begun, self._clock.mono_ns())
         if direction is FlowDirection.FROM_POD:
             self._closing = gone
         self._frozen.append(frozen)
         self._cuts_total += 1
         self._observer.step(Step.CUT)
 
-    def drain(self, *, final: bool = False, report: bool = True) -> None:
+    def drain(self, *, final: bool = False, report: bool = True, followed: bool = True) -> None:
         """Fold what was cut, checkpoint it, and report when it is time. KernelError, StateError: call again.
 
-        Without `report`, all that is unreported is left to the one who goes on from the checkpoint.
+        Without `report`, all that is unreported is left to the one who goes on from the checkpoint. `followed`: some
+        later drain may know more of what the rules cannot be asked about yet.
         """
         self._observer.step(Step.BEGUN)
         closing = self._closing
@@ -186,14 +222,25 @@ class Pipeline:
         for item in cut:
             self._fold(item)
         if self._books.offer is not None and self._outgoing is None and self._outlet.idle:
-            self._books.flows.confirm()
-            self._books.offer = None
+            self._confirm()
         former = self._fold_filtered()
-        self._books.flows.expire(self._clock.mono_ns(), IDLE_NS)
-        self._settle(closing)
-        if report:
-            self._report(final=final)
-        checkpoint.save(self._job.checkpoint, checkpoint.Header(self._job.boot_id, FINGERPRINT), self._books.sections())
+        # What is judged now is not shown before it is in the checkpoint: a successor may judge it again, and later.
+        with self._settling if len(self._books.held) else nullcontext():
+            now_mono_ns = self._clock.mono_ns()
+            self._unjudged += self._books.decide(
+                self._judge(), max(0, now_mono_ns - HELD_NS), closing, all_of_it=not followed
+            )
+            came, self._books.came = self._books.came, []
+            if self._correlation is not None:
+                self._correlation.enter(came, self._here())
+            self._books.flows.expire(now_mono_ns, IDLE_NS)
+            self._settle(closing)
+            if report:
+                self._report(final=final)
+            header = checkpoint.Header(self._job.boot_id, FINGERPRINT)
+            checkpoint.save(self._job.checkpoint, header, self._sections())
+        if self._correlation is not None:
+            self._correlation.saved()
         self._observer.step(Step.SAVED)
         for item in cut:
             release(item)
@@ -207,9 +254,40 @@ class Pipeline:
         self._observer.step(Step.RELEASED)
         if self._outgoing is not None:
             self._outlet.put(self._outgoing)
-            self._outgoing = None
+            self._reported, self._outgoing = replace(self._outgoing, edges=None, ledgers=()), None
             self._observer.step(Step.HANDED_ON)
         self._last_drain_unix_ns = self._clock.unix_ns()
+
+    def current(self) -> Snapshot | None:
+        """The flows of the last report, the rows since they began, the ledgers now; None before the first report.
+
+        From any thread. KernelError.
+        """
+        last = self._reported
+        if last is None:
+            return None
+        with self._settling:
+            ledgers = tuple(self._ledgers())
+        edges = None if self._correlation is None else self._correlation.totals()
+        return replace(last, ledgers=ledgers, edges=edges, time_unix_ns=self._clock.unix_ns())
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Where agents of other nodes are heard; None: nowhere."""
+        return None if self._correlation is None else self._correlation.comparison
+
+    def shown(self) -> tuple[int, Edges] | None:
+        """The rows that whoever pulls sees, and a number for `seen`; None: nothing. From any thread."""
+        return None if self._correlation is None else self._correlation.shown()
+
+    def seen(self, scraper: str, number: int) -> None:
+        """`scraper` has got all that `shown` gave with the number. From any thread."""
+        if self._correlation is not None:
+            self._correlation.seen(scraper, number)
+
+    def rows(self) -> RowsState | None:
+        """Figures of the rows; None where there are none. From any thread."""
+        return None if self._correlation is None else self._correlation.state()
 
     def accounts(self) -> dict[FlowDirection, Accounts]:
         """The ledgers of all interfaces ever watched, added up, now. From any thread. KernelError."""
@@ -242,16 +320,19 @@ class Pipeline:
             skipped_cuts_total=self._skipped_cuts_total,
             delayed_reports_total=self._delayed_reports_total,
             discarded=self._discarded,
+            held_flows=len(self._books.held),
+            unjudged=self._unjudged,
             last_drain_unix_ns=self._last_drain_unix_ns,
             new_flows_per_s=self._new_flows_per_s,
         )
 
     def _fold(self, frozen: Frozen) -> None:
+        cut = self._cuts.pop((frozen.direction, frozen.epoch), None)
         if frozen.epoch <= self._books.last_epoch(frozen.direction):
             return  # in the checkpoint already: it was only not dropped
         keys, stats = frozen.map.read()
         self._observer.step(Step.READ)
-        self._books.fold(frozen.direction, frozen.epoch, keys, stats[:, 0])
+        self._books.fold(frozen.direction, frozen.epoch, keys, stats[:, 0], cut)
         self._map_used[frozen.direction] = len(keys)
         self._observer.step(Step.FOLDED)
 
@@ -307,6 +388,8 @@ class Pipeline:
         now_unix_ns = self._clock.unix_ns()
         books.offer = Offer(books.sequence, now_unix_ns, now_unix_ns - self._clock.mono_ns())
         books.sequence += books.flows.offer()
+        if self._correlation is not None:
+            books.sequence += self._correlation.offer()
         books.polls = 0
         ledgers = [*self._farewells, *self._ledgers()]
         self._farewells = []
@@ -318,7 +401,33 @@ class Pipeline:
         self._new_flows_per_s = (added - then_added) * 1e9 / max(1, now_mono_ns - then_mono_ns)
         self._rated = (now_mono_ns, added)
 
+    def _here(self) -> Here:
+        """After the cuts."""
+        interfaces: dict[IfIndex, tuple[int, tuple[int, int]]] = {}
+        for account in self._watch.accounts():
+            attached_mono_ns = int(account.attachment["attached_mono_ns"])
+            if account.attachment["host"] or account.index in self._books.leaving or not attached_mono_ns:
+                continue
+            overflowed = int(account.cells["overflowed"]["packets"])
+            since_mono_ns, both = interfaces.get(account.index, (attached_mono_ns, (0, 0)))
+            sent, received = both
+            both = (overflowed, received) if account.direction is FlowDirection.FROM_POD else (sent, overflowed)
+            interfaces[account.index] = since_mono_ns, both
+        return Here(interfaces, self._receivers(), self._judge())
+
+    def _confirm(self) -> None:
+        self._books.flows.confirm()
+        if self._correlation is not None:
+            self._correlation.confirm()
+        self._books.offer = None
+
+    def _sections(self) -> dict[str, Any]:
+        return self._books.sections() | ({} if self._correlation is None else self._correlation.sections())
+
     def _snapshot(self, offer: Offer, ledgers: list[Ledger], *, final: bool) -> Snapshot:
+        flows = self._books.flows.offered()
+        correlation = self._correlation
+        ends, entities = (None, ()) if correlation is None else correlation.ends(flows)
         return Snapshot(
             node=self._job.node,
             monitor=self._job.name,
@@ -327,10 +436,13 @@ class Pipeline:
             sequence=offer.sequence,
             time_unix_ns=offer.time_unix_ns,
             unix_minus_mono_ns=offer.unix_minus_mono_ns,
-            flows=self._books.flows.offered(),
+            flows=flows,
             interface_names={ledger.ifindex: ledger.interface for ledger in ledgers},
             ledgers=tuple(ledgers),
             final=final,
+            ends=ends,
+            entities=entities,
+            edges=None if correlation is None else correlation.offered(offer.sequence + len(flows)),
         )
 
     def _ledgers(self) -> list[Ledger]:
@@ -339,20 +451,24 @@ class Pipeline:
 
     def _ledger(self, account: Account) -> Ledger:
         key = (account.index, account.direction)
+        counted, held = self._books.counted(key)
         return Ledger(
             interface=account.name,
             ifindex=account.index,
             direction=account.direction,
             cells=self._books.cells(key, account.cells),
-            counted=self._books.counted.get(key, Traffic()),
+            counted=counted,
             counter=account.counter,
             before_attach=before_attach(account.attachment, account.direction),
             unverifiable=account.unverifiable,
+            held=held,
         )
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         try:
             self._books = Books.restore(saved.sections, self._job.max_flows * FLOW_MEMORY, self._job.seed)
+            if self._correlation is not None:
+                self._correlation.restore(saved.sections)
         except (LookupError, TypeError, ValueError) as error:
             raise StateError(
                 f"the checkpoint {self._job.checkpoint} holds not what this version expects ({error}); "

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from podwire_agent import state
+from podwire_agent import state, tls
 from podwire_agent.kernel import bpffs
 from podwire_api.names import NAMESPACE
 
 DEFAULT_LISTEN = "127.0.0.1:9437"
+DEFAULT_METRICS = "[::]:9435"
+"""In a cluster: every address of the node, of both families."""
 DEFAULT_POOL = "default"
 
 
@@ -21,6 +23,15 @@ class LoaderName(StrEnum):
 
     LIBBPF = "libbpf"
     BCC = "bcc"
+
+
+class MetricsAuth(StrEnum):
+    """Who may read /metrics in a cluster."""
+
+    KUBERNETES = "kubernetes"
+    """By TLS, who has a token that may `get /metrics`."""
+    NONE = "none"
+    """Whoever reaches the node, without TLS."""
 
 
 def default_loader_name(environ: Mapping[str, str] = os.environ) -> str:
@@ -43,7 +54,12 @@ class Settings:
     """The directory of the compiled programs, and below bcc/ of their sources."""
     loader: LoaderName = LoaderName.LIBBPF
     listen: str = DEFAULT_LISTEN
-    """Address and port of /healthz, /readyz and /metrics; "off" for none."""
+    """Address and port of /healthz and /readyz, and without a cluster of /metrics; "off" for none."""
+    metrics: str = DEFAULT_METRICS
+    """Address and port of /metrics in a cluster; "off" for none."""
+    metrics_auth: MetricsAuth = MetricsAuth.KUBERNETES
+    tls_dir: Path = tls.DEFAULT
+    """Where the agents' certificate, its key and their CA are mounted."""
     node: str = field(default_factory=lambda: os.uname().nodename)
     refs: Path | None = None
     """Where ConfigMaps and Secrets are that the resources name."""
@@ -61,3 +77,5 @@ class Membership:
     """Its pod; "" where it runs in none."""
     namespace: str = NAMESPACE
     """The agents'."""
+    exchange_port: int | None = None
+    """Where the agents of other nodes are listened to; None: nowhere, and none is asked."""

@@ -25,6 +25,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 
 
+SOCKET = "api.sock"
+"""The name of the local API's socket in the state directory."""
+
+
 class StateDirectory:
     """Context manager that holds the lock: two agents on one state would count twice. For any thread."""
 
@@ -78,6 +82,11 @@ class StateDirectory:
         return self.path / f"{uid}.checkpoint"
 
     @property
+    def socket(self) -> Path:
+        """Of the local API, while an agent runs."""
+        return self.path / SOCKET
+
+    @property
     def remembered(self) -> Path:
         """Where an agent in a cluster keeps the monitors that it serves."""
         return self.path / "served"
@@ -116,7 +125,7 @@ class StateDirectory:
             for uid in uids:
                 self.forget(uid)
             return
-        for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace", self.remembered]:
+        for path in [*self._of_monitors(), self.path / "slots", self.path / "namespace", self.remembered, self.socket]:
             path.unlink(missing_ok=True)
 
     def forget(self, uid: MonitorUid) -> None:

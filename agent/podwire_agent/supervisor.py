@@ -6,19 +6,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from podwire_agent import ports
 from podwire_agent.cleanup import remove_left
+from podwire_agent.comparison import Comparison
 from podwire_agent.containment import contained
 from podwire_agent.errors import PodwireError, SinkClosed
 from podwire_agent.ground import Ground
 from podwire_agent.kernel.datapath import in_use
 from podwire_agent.kernel.watch import Watched
-from podwire_agent.model import MonitorUid
-from podwire_agent.monitor import Choose, RunningMonitor
+from podwire_agent.model import Edges, MonitorUid, Snapshot
+from podwire_agent.monitor import Choose, Look, RunningMonitor
 from podwire_agent.rulekeeper import RuleKeeper
 from podwire_agent.sinks.outbox import Outbox, OutboxCounters
 from podwire_agent.telemetry import MonitorState
@@ -60,6 +61,8 @@ class Supervised:
     """Called after each change of a standing, in the supervisor's thread."""
     patience_s: float
     """How long a sink may take for the last reports before they are given up."""
+    look: Look | None = None
+    """How one learns what is behind the flows; None: nobody can say."""
     first_decides: bool = False
     """A first attempt that fails is not told nor repeated: whoever waits in `attempted` knows."""
 
@@ -174,6 +177,27 @@ class Supervisor:
                 state = MonitorState(name=self._wanted[0].metadata.name, period_s=0.0, scanned=False)
         return state if outbox is None else replace(state, outbox=(outbox.name, outbox.counters))
 
+    def current(self) -> Snapshot | None:
+        """What it has to tell now; None where it does not run, or before the first report. KernelError."""
+        with self._changed:  # as above
+            return None if self._monitor is None else self._monitor.current()
+
+    def comparison(self) -> Comparison | None:
+        """Where agents of other nodes are heard; None: it does not run."""
+        with self._changed:  # as above
+            return None if self._monitor is None else self._monitor.comparison()
+
+    def shown(self) -> tuple[int, Edges] | None:
+        """The rows that whoever pulls sees, and a number for `seen`; None: nothing, or it does not run."""
+        with self._changed:  # as above
+            return None if self._monitor is None else self._monitor.shown()
+
+    def seen(self, scraper: str, number: int) -> None:
+        """`scraper`, an address, has got all that `shown` gave with the number."""
+        with self._changed:  # as above
+            if self._monitor is not None:
+                self._monitor.seen(scraper, number)
+
     def _run(self) -> None:
         while (ending := self._next()) is None:
             try:
@@ -240,7 +264,7 @@ class Supervisor:
             self._outbox, self._sinks = outbox, sinks
         select, rules = common.choose(resource.spec), common.rules(resource.spec)
         return RunningMonitor.start(
-            resource, common.ground, outbox, select, rules, self._crashed, handed_on=self._handed_on
+            resource, common.ground, outbox, select, rules, self._crashed, common.look, handed_on=self._handed_on
         )
 
     def _end(self, ending: Ending) -> None:
@@ -326,6 +350,21 @@ class Supervisor:
             self._standing = replace(standing, ending=self._ending is not None)
             self._changed.notify_all()
         self._common.changed()
+
+
+class Currently:
+    """What the monitors of an agent have to tell now: local_api.Current."""
+
+    def __init__(self, supervisors: Callable[[], Iterable[Supervisor]]) -> None:
+        self._supervisors = supervisors
+
+    def monitors(self) -> Sequence[str]:
+        """Their names."""
+        return [each.name for each in self._supervisors()]
+
+    def snapshot(self, monitor: str) -> Snapshot | None:
+        """Of the monitor with the name. KernelError."""
+        return next((each.current() for each in self._supervisors() if each.name == monitor), None)
 
 
 def _run_alike(one: NetworkMonitorSpec, other: NetworkMonitorSpec) -> bool:

@@ -7,11 +7,15 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from podwire_agent.core.totals import Accounts
 from podwire_agent.layout import FlowDirection
 from podwire_agent.model import Cause, Traffic
 from podwire_agent.sinks.outbox import OutboxCounters
+
+if TYPE_CHECKING:
+    from podwire_agent.correlation import RowsState
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds; making a map takes 5 ms, a cut 10, draining 100 000 flows some tens."""
@@ -26,6 +30,32 @@ NOTHING = Traffic()
 
 STALLED_PERIODS = 3
 STALLED_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationsState:
+    """The kernel's translated connections, as far as they are known. `*_total` never falls."""
+
+    connections: int = 0
+    dropped_total: int = 0
+    overruns_total: int = 0
+    failures_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeState:
+    """Between this agent and those of other nodes. `*_total` never falls."""
+
+    peers: int = 0
+    """That have answered."""
+    worst_offset_s: float = 0.0
+    """Of their clocks, the one that is farthest from ours."""
+    requests_total: int = 0
+    sent_bytes_total: int = 0
+    failures_total: Mapping[str, int] = field(default_factory=dict)
+    """Of our requests, by what was answered."""
+    refused_total: Mapping[str, int] = field(default_factory=dict)
+    """Of theirs, by what was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +86,12 @@ class MonitorState:
     attach_failures_total: int = 0
     discarded: Traffic = NOTHING
     """Counted in the ledger, never reported: the sink was dead and memory ran out."""
+    held_flows: int = 0
+    """Not reported yet: the rules cannot be asked about them before it is known whose they are."""
+    unjudged: Traffic = NOTHING
+    """Reported though the rules could not be asked."""
+    rows: RowsState | None = None
+    """None where nobody can say which workloads talk."""
     outbox: tuple[str, OutboxCounters] | None = None
     """The sink's name and where its reports went."""
 
@@ -69,6 +105,7 @@ class MonitorState:
             delayed_reports_total=self.delayed_reports_total + former.delayed_reports_total,
             attach_failures_total=self.attach_failures_total + former.attach_failures_total,
             discarded=self.discarded + former.discarded,
+            unjudged=self.unjudged + former.unjudged,
         )
 
 
@@ -89,6 +126,27 @@ class ClusterState:
     status_writes_total: int = 0
     status_failures_total: int = 0
     api_errors_total: int = 0
+    forgotten_addresses_total: int = 0
+    """Of former pods, forgotten sooner than the monitors ask for."""
+    translations: TranslationsState = TranslationsState()
+    exchange: ExchangeState = ExchangeState()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """What became of those who asked over HTTP, health and metrics together. None of it ever falls."""
+
+    replies: Mapping[int, int] = field(default_factory=dict)
+    """By HTTP status."""
+    turned_away: int = 0
+    """Connections beyond the limits."""
+    broken: int = 0
+    """Connections that ended before their reply."""
+    reviews: Mapping[str, int] = field(default_factory=dict)
+    """Questions to the API server about tokens, by what became of them."""
+
+
+NOBODY_ASKED = EndpointState()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +164,7 @@ class AgentState:
     """Steps that failed and were tried again."""
     cluster: ClusterState | None = None
     """None without a cluster."""
+    endpoint: EndpointState = NOBODY_ASKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from podwire_api import NetworkMonitor, NetworkMonitorSpec
 
-_BUILT_SINKS = frozenset({"stdout"})
+_BUILT_SINKS = frozenset({"prometheus", "stdout"})
+_SHOWING_ROWS = frozenset({"prometheus"})
 _ASKS_THE_CLUSTER = {
     "namespaces": "namespaces",
     "namespace_selector": "namespaceSelector",
@@ -24,13 +25,8 @@ def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
     `in_cluster`: there is an API server that knows pods and services.
     """
     spec = monitor.spec
-    given = spec.model_fields_set
     set_here = {
-        "spec.workloadCacheTTL: looking up workloads is": "workload_cache_ttl" in given,
         **_latency(spec),
-        "spec.loss.exchange: comparing both ends is": spec.loss.exchange and "exchange" in spec.loss.model_fields_set,
-        "spec.maxRows: rows by workload are": "max_rows" in given,
-        "spec.externalNetworks: names for outside addresses are": bool(spec.external_networks),
     }
     lines = [f"{subject} not built yet in this version; remove it" for subject, is_set in set_here.items() if is_set]
     if not in_cluster:
@@ -43,6 +39,11 @@ def refusals(monitor: NetworkMonitor, *, in_cluster: bool = False) -> list[str]:
             f"spec.sinks[{index}].{kind}: this sink is not built yet in this version; use stdout: {{}} or no sink"
             for kind in sink.kinds
             if kind not in _BUILT_SINKS
+        ]
+        lines += [
+            f"spec.sinks[{index}].{kind}: without a cluster nobody can say which workloads talk; use stdout: {{}}"
+            for kind in sink.kinds
+            if kind in _SHOWING_ROWS and not in_cluster
         ]
     return lines
 
@@ -69,16 +70,21 @@ def _latency(spec: NetworkMonitorSpec) -> dict[str, bool]:
 def switched_off(monitor: NetworkMonitor) -> list[str]:
     """A line each, `FIELD: words`, for what the monitor would do by default and this version does not."""
     spec = monitor.spec
-    lines = ["spec.maxRows: off in this version: reports are by address and port, not by workload"]
+    lines = []
     if spec.latency.enabled:
         lines.append("spec.latency: off in this version: latency is not measured")
-    if spec.loss.exchange:
-        lines.append("spec.loss.exchange: off in this version: loss is not measured")
     return lines
 
 
 def without_cluster(monitor: NetworkMonitor) -> list[str]:
     """A line each, `FIELD: words`, for what means nothing where a file is run."""
+    lines = []
     if monitor.spec.nodes.node_selector:
-        return ["spec.nodes.nodeSelector: not looked at without a cluster: the monitor runs here"]
-    return []
+        lines.append("spec.nodes.nodeSelector: not looked at without a cluster: the monitor runs here")
+    if "workload_cache_ttl" in monitor.spec.model_fields_set:
+        lines.append("spec.workloadCacheTTL: not looked at without a cluster: there are no pods to remember")
+    if monitor.spec.loss.exchange and "exchange" in monitor.spec.loss.model_fields_set:
+        lines.append("spec.loss.exchange: not looked at without a cluster: there are no other agents")
+    if "max_rows" in monitor.spec.model_fields_set:
+        lines.append("spec.maxRows: not looked at without a cluster: there are no workloads to tell apart")
+    return lines

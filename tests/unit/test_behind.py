@@ -42,10 +42,10 @@ class Node(Interfaces, Addresses):
 @dataclass
 class Scene:
     clock: Clock = field(default_factory=Clock)
-    pods: PodStore = field(default_factory=lambda: PodStore("n1"))
     node: Node = field(default_factory=Node)
 
     def __post_init__(self) -> None:
+        self.pods = PodStore("n1", self.clock)
         self.behind = PodsBehind(self.pods, "n1", self.clock, self.node, self.node)
 
     def veth(self, index: int, address: str | None = "", netns: int = 0) -> Interface:

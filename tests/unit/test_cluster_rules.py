@@ -8,18 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from podwire_agent.clock import SystemClock
 from podwire_agent.cluster_rules import ClusterRules, needed, read_config_map
 from podwire_agent.core.networks import packed
-from podwire_agent.core.rules import View
-from podwire_agent.kube.objects import (
+from podwire_agent.core.rules import View, selecting_nobody
+from podwire_agent.kube.objects import Meta, Metadata, Pod, WireConfigMap
+from podwire_agent.kube.places import (
     Endpoint,
-    Meta,
-    Metadata,
     Namespace,
-    Pod,
     Service,
     Slice,
-    WireConfigMap,
     WireService,
     WireSlice,
     keep_namespace,
@@ -74,7 +72,7 @@ class Followed:
 
 class World:
     def __init__(self) -> None:
-        self.pods = PodStore("n1")
+        self.pods = PodStore("n1", SystemClock())
         self.watch = SimpleNamespace(pods=self.pods, pods_synced=True)
         self.referred = Followed()
         self.behind = SimpleNamespace(known={})
@@ -108,8 +106,11 @@ def notes(meaning: Meaning) -> tuple[str, ...]:
 
 
 def seen(meaning: Meaning) -> View:
+    """As a keeper does."""
     view = meaning()
     assert view is not None
+    rules = cast(Any, meaning)._rules
+    meaning.selects_nobody(selecting_nobody(rules, view) if view.complete else ())
     return view
 
 

@@ -2,64 +2,28 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from podwire_agent.core.totals import Accounts
+from podwire_agent.errors import MonitorUnknown
 from podwire_agent.exposition import Exposition
-from podwire_agent.layout import FlowDirection
-from podwire_agent.model import Cause, RuleListName, Traffic
-from podwire_agent.sinks.outbox import OutboxCounters, Tally
+from podwire_agent.model import Traffic
+from podwire_agent.negotiation import Format
 from podwire_agent.telemetry import (
     AgentState,
     Answer,
     ClusterState,
+    EndpointState,
     MonitorState,
     StepTimes,
     health,
     readiness,
 )
-from tests.unit.sinks.snapshots import ledger
-
-START_S = 1000.0
-
-SHOP = MonitorState(
-    name="shop",
-    period_s=5.0,
-    scanned=True,
-    last_drain_unix_s=START_S + 100,
-    accounts={
-        FlowDirection.FROM_POD: Accounts().plus(ledger()).plus(ledger(packets=2**40, bytes_=2**41)),
-        FlowDirection.TO_POD: Accounts(seen=Traffic(5, 50), overflowed=Traffic(5, 50)),
-    },
-    filtered={
-        Cause(RuleListName.BLACKLIST, "scrapers"): Traffic(12, 1200),
-        Cause(RuleListName.WHITELIST, ""): Traffic(7, 700),
-    },
-    flows=77,
-    evicted_flows_total=3,
-    map_used={FlowDirection.FROM_POD: 10, FlowDirection.TO_POD: 20},
-    map_capacity={FlowDirection.FROM_POD: 65536, FlowDirection.TO_POD: 65536},
-    cuts_total=9,
-    missed_cuts_total=1,
-    delayed_reports_total=2,
-    interfaces={"attached": 4, "failed": 1},
-    attach_failures_total=6,
-    discarded=Traffic(8, 800),
-    outbox=("lines", OutboxCounters(sent=Tally(4, 40, 400), dropped=Tally(1, 10, 100), queued=1)),
-)
-STATE = AgentState(
-    version="0.1.0",
-    kernel="6.1.0",
-    loader="libbpf",
-    started_unix_s=START_S,
-    monitors=(SHOP,),
-    late_s=0.002,
-    failures_total=5,
-)
+from tests.agent_states import CLUSTER, SHOP, START_S, STATE
 
 
 class Ticks:
@@ -71,10 +35,20 @@ class Ticks:
         return self.now
 
 
+def exposed(
+    state: AgentState = STATE,
+    times: StepTimes | None = None,
+    wanted: Format = Format.TEXT,
+    monitors: Sequence[str] = (),
+) -> str:
+    """The page."""
+    page = Exposition(lambda: state, times or StepTimes()).page(wanted, frozenset(monitors))
+    return b"".join(page.chunks).decode()
+
+
 def scraped(state: AgentState = STATE, times: StepTimes | None = None) -> dict[str, float]:
     """Sample name and labels, as they are written, to value."""
-    body, _ = Exposition(lambda: state, times or StepTimes()).render("")
-    samples = (sample for family in parse_text(body.decode()) for sample in family.samples)
+    samples = (sample for family in parse_text(exposed(state, times)) for sample in family.samples)
     return {
         sample.name + ("{" + ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items())) + "}"): sample.value
         for sample in samples
@@ -111,21 +85,17 @@ def scraped(state: AgentState = STATE, times: StepTimes | None = None) -> dict[s
         ("podwire_agent_sink_flows_total{monitor=shop,outcome=dropped,sink=lines}", 10),
         ("podwire_agent_sink_packets_total{monitor=shop,outcome=dropped,sink=lines}", 100),
         ("podwire_agent_sink_reports_total{monitor=shop,outcome=failed,sink=lines}", 0),
+        ("podwire_agent_rows{monitor=shop}", 30),
+        ("podwire_agent_turned_away_groups_total{monitor=shop}", 31),
+        ("podwire_agent_compared_flows{end=sent,monitor=shop}", 32),
+        ("podwire_agent_compared_flows{end=stated,monitor=shop}", 34),
+        ("podwire_agent_late_windows_total{monitor=shop}", 35),
+        ("podwire_agent_dropped_statements_total{monitor=shop}", 36),
+        ("podwire_agent_given_up_packets_total{monitor=shop}", 37),
     ],
 )
 def test_the_state_is_shown_as(name: str, value: float) -> None:
     assert scraped()[name] == value
-
-
-CLUSTER = ClusterState(
-    view=True,
-    stale_s=12.5,
-    pods=2000,
-    monitors={"Attached": 2, "NotBuilt": 1},
-    status_writes_total=7,
-    status_failures_total=1,
-    api_errors_total=3,
-)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +108,17 @@ CLUSTER = ClusterState(
         ("podwire_agent_status_writes_total{outcome=done}", 7),
         ("podwire_agent_status_writes_total{outcome=failed}", 1),
         ("podwire_agent_api_errors_total{}", 3),
+        ("podwire_agent_forgotten_addresses_total{}", 4),
+        ("podwire_agent_translated_connections{}", 40),
+        ("podwire_agent_dropped_connections_total{}", 41),
+        ("podwire_agent_conntrack_overruns_total{}", 42),
+        ("podwire_agent_conntrack_failures_total{}", 43),
+        ("podwire_agent_exchange_peers{}", 50),
+        ("podwire_agent_exchange_worst_offset_seconds{}", -0.051),
+        ("podwire_agent_exchange_requests_total{}", 52),
+        ("podwire_agent_exchange_sent_bytes_total{}", 53),
+        ("podwire_agent_exchange_failures_total{reason=unreachable}", 54),
+        ("podwire_agent_exchange_refused_total{reason=too_old}", 55),
     ],
 )
 def test_in_a_cluster_its_state_is_shown_as(name: str, value: float) -> None:
@@ -161,10 +142,8 @@ def test_the_classes_but_estimated_add_up_to_seen() -> None:
 
 
 def test_there_is_no_created_series_and_every_counter_ends_in_total() -> None:
-    for accept in ("", "application/openmetrics-text; version=1.0.0"):
-        body, content_type = Exposition(lambda: STATE, StepTimes()).render(accept)
-        parse = parse_openmetrics if "openmetrics" in content_type else parse_text
-        families = list(parse(body.decode()))
+    for wanted, parse in ((Format.OPENMETRICS, parse_openmetrics), (Format.TEXT, parse_text)):
+        families = list(parse(exposed(wanted=wanted)))
         assert not [sample.name for family in families for sample in family.samples if "_created" in sample.name]
         for family in families:
             if family.type == "counter":
@@ -175,6 +154,42 @@ def test_the_process_shows_its_cpu_and_memory() -> None:
     samples = scraped()
     assert 0 < samples["podwire_agent_process_cpu_seconds_total{}"] <= sum(os.times()[:2]) + 1
     assert samples["podwire_agent_process_resident_memory_bytes{}"] > 10_000_000
+
+
+def test_openmetrics_tells_units_and_its_end() -> None:
+    page = exposed(wanted=Format.OPENMETRICS)
+    assert page.endswith("# EOF\n")
+    assert page.count("# EOF") == 1
+    units = {family.name: family.unit for family in parse_openmetrics(page)}  # type: ignore[no-untyped-call]
+    assert units["podwire_ledger_bytes"] == "bytes"
+    assert units["podwire_ledger_packets"] == "packets"
+    assert units["podwire_agent_drain_seconds"] == "seconds"
+    assert units["podwire_agent_flows"] == ""
+
+
+def test_of_one_monitor_there_is_what_is_its_own_and_nothing_else() -> None:
+    both = replace(STATE, monitors=(SHOP, replace(SHOP, name="b", flows=5)))
+    for family in parse_text(exposed(both, monitors=["b"])):
+        assert family.samples
+        assert {sample.labels.get("monitor") for sample in family.samples} == {"b"}
+    assert "# HELP podwire_agent_info" not in exposed(both, monitors=["b"])
+    assert exposed(both, monitors=["b", "shop"]).count("podwire_agent_flows{") == 2
+
+
+def test_a_monitor_that_is_not_served_is_told_with_those_that_are() -> None:
+    with pytest.raises(MonitorUnknown, match="no monitor web on this node: there are shop"):
+        exposed(monitors=["web", "shop"])
+    with pytest.raises(MonitorUnknown, match="no monitor web on this node: there is none"):
+        exposed(replace(STATE, monitors=()), monitors=["web"])
+
+
+def test_what_became_of_requests_is_shown() -> None:
+    state = EndpointState(replies={200: 4, 401: 2}, turned_away=3, broken=1, reviews={"allowed": 5, "skipped": 6})
+    samples = scraped(replace(STATE, endpoint=state))
+    assert samples["podwire_agent_http_replies_total{code=401}"] == 2
+    assert samples["podwire_agent_http_unserved_total{reason=turned_away}"] == 3
+    assert samples["podwire_agent_http_unserved_total{reason=broken}"] == 1
+    assert samples["podwire_agent_token_reviews_total{outcome=skipped}"] == 6
 
 
 def test_a_monitor_without_figures_yet_shows_none_and_breaks_nothing() -> None:

@@ -1,4 +1,4 @@
-"""One JSON object a line: every flow of a report, then the accounts that moved.
+"""One JSON object a line: every flow of a report, its rows, then the accounts that moved.
 
 The structs are the format: docs/reference/*.schema.json are generated from them.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,27 +18,31 @@ from numpy.typing import NDArray
 
 from podwire_agent.errors import SinkClosed
 from podwire_agent.layout import FlowDirection, FlowKind
-from podwire_agent.model import Ledger, MonitorUid, Snapshot, Traffic
+from podwire_agent.model import EndKind, Entity, Ledger, MonitorUid, Snapshot, Traffic
+from podwire_agent.sinks.edges import EdgeLine, edge_lines
 from podwire_agent.sinks.naming import DIRECTIONS, REASONS, AddressTexts, interface_name, protocol_name, rfc3339
 from podwire_agent.sinks.verdict import Agreement, judge
+from podwire_agent.sinks.words import Address, BootId, Count, Direction, Port, Time
 
 ROWS_A_WRITE = 2048
 """About 1 MB of text: the memory a report of any size takes here."""
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Time = Annotated[
-    str, msgspec.Meta(description="RFC 3339, UTC, microseconds", extra_json_schema={"format": "date-time"})
-]
-Address = Annotated[str, msgspec.Meta(description="IPv4 or IPv6 (RFC 5952), no port, no zone")]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535, description="0 where the packets have no ports")]
-Direction = Annotated[Literal["from_pod", "to_pod"], msgspec.Meta(description="The pod's: from_pod left the pod")]
-BootId = Annotated[str, msgspec.Meta(description="The node's boot; cumulative figures begin anew with another one")]
+
+Kind = Literal["Pod", "Service", "Node", "External", "Unknown"]
+
+KINDS: dict[EndKind, Kind] = {
+    EndKind.POD: "Pod",
+    EndKind.SERVICE: "Service",
+    EndKind.NODE: "Node",
+    EndKind.EXTERNAL: "External",
+    EndKind.UNKNOWN: "Unknown",
+}
 
 
 class End(msgspec.Struct, omit_defaults=True):
-    """Who is behind an address. Without a cluster always Unknown."""
+    """Who it is: not who has the address on the packet, where that is a service's. Without a cluster always Unknown."""
 
-    kind: Literal["Pod", "Service", "Node", "External", "Unknown"]
+    kind: Kind
     namespace: str = ""
     name: str = ""
     workload_kind: str = ""
@@ -141,7 +146,7 @@ class LedgerLine(msgspec.Struct, tag="ledger", tag_field="type", omit_defaults=T
     final: Annotated[bool, msgspec.Meta(description="The monitor's last report before an orderly end")] = False
 
 
-def schema(line: type[FlowLine | LedgerLine]) -> dict[str, Any]:
+def schema(line: type[FlowLine | EdgeLine | LedgerLine]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of one kind of line."""
     title = f"Podwire {line.__struct_config__.tag} line"
     body = msgspec.json.schema(line, ref_template="#/$defs/{name}")
@@ -181,13 +186,17 @@ def ledger_line(ledger: Ledger, snapshot: Snapshot) -> LedgerLine:
     )
 
 
-def flow_lines(snapshot: Snapshot, texts: AddressTexts, rows: int = ROWS_A_WRITE) -> Iterator[list[FlowLine]]:
-    """The flows in their order, at most `rows` at a time."""
+def flow_lines(
+    snapshot: Snapshot, texts: AddressTexts, chosen: NDArray[np.intp] | None = None, rows: int = ROWS_A_WRITE
+) -> Iterator[list[FlowLine]]:
+    """The flows in their order, or those of these numbers in this order; at most `rows` at a time."""
+    numbers = np.arange(len(snapshot.flows)) if chosen is None else chosen
     time = _report_time(snapshot)
-    unknown = End("Unknown")
+    ends = _ends(snapshot)
     names = {int(i): interface_name(i, snapshot.interface_names) for i in np.unique(snapshot.flows["key"]["ifindex"])}
-    for start in range(0, len(snapshot.flows), rows):
-        flows = snapshot.flows[start : start + rows]
+    for start in range(0, len(numbers), rows):
+        at = numbers[start : start + rows]
+        flows = snapshot.flows[at]
         key = flows["key"]
         columns = zip(
             key["ifindex"].tolist(),
@@ -203,6 +212,8 @@ def flow_lines(snapshot: Snapshot, texts: AddressTexts, rows: int = ROWS_A_WRITE
             _times(flows["last_mono_ns"], snapshot),
             (key["kind"] == FlowKind.FLOW_LATER_FRAGMENT).tolist(),
             (flows["estimated"] != 0).tolist(),
+            *ends(at),
+            (snapshot.sequence + at).tolist(),
             strict=True,
         )
         yield [
@@ -220,15 +231,15 @@ def flow_lines(snapshot: Snapshot, texts: AddressTexts, rows: int = ROWS_A_WRITE
                 octets,
                 first,
                 last,
-                unknown,
-                unknown,
+                src,
+                dst,
                 snapshot.boot_id,
                 snapshot.monitor,
                 sequence,
                 fragment,
                 estimated,
             )
-            for sequence, (
+            for (
                 ifindex,
                 direction,
                 protocol,
@@ -242,8 +253,30 @@ def flow_lines(snapshot: Snapshot, texts: AddressTexts, rows: int = ROWS_A_WRITE
                 last,
                 fragment,
                 estimated,
-            ) in enumerate(columns, snapshot.sequence + start)
+                src,
+                dst,
+                sequence,
+            ) in columns
         ]
+
+
+def _ends(snapshot: Snapshot) -> Callable[[NDArray[np.intp]], tuple[list[End], list[End]]]:
+    """Who sends and who receives, of the flows of some numbers; each end is made once."""
+    if snapshot.ends is None:
+        unknown = End("Unknown")
+        return lambda at: ([unknown] * len(at),) * 2
+    columns = snapshot.ends["src"], snapshot.ends["dst"]
+    made = {index: _end(snapshot.entities[index]) for index in np.unique(np.concatenate(columns)).tolist()}
+
+    def of(at: NDArray[np.intp]) -> tuple[list[End], list[End]]:
+        src, dst = ([made[index] for index in column[at].tolist()] for column in columns)
+        return src, dst
+
+    return of
+
+
+def _end(entity: Entity) -> End:
+    return End(KINDS[entity.kind], entity.namespace, entity.name, entity.workload_kind, entity.workload)
 
 
 class LinesSink:
@@ -261,9 +294,12 @@ class LinesSink:
         self._told: dict[MonitorUid, dict[tuple[int, FlowDirection], Ledger]] = {}
 
     def send(self, snapshot: Snapshot) -> None:
-        """Write all lines of the report, flows first; blocks as long as the reader does."""
+        """Write all lines of the report, flows first, then rows; blocks as long as the reader does."""
         for lines in flow_lines(snapshot, self._texts):
             self._write(self._encoder.encode_lines(lines))
+        edges = edge_lines(snapshot)
+        while some := list(islice(edges, ROWS_A_WRITE)):
+            self._write(self._encoder.encode_lines(some))
         told = self._told.get(snapshot.monitor_uid, {})
         now = {(int(ledger.ifindex), ledger.direction): ledger for ledger in snapshot.ledgers}
         fresh = [ledger for at, ledger in now.items() if snapshot.final or told.get(at) != ledger]

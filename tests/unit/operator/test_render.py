@@ -7,6 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podwire_agent import cli
+from podwire_agent.settings import DEFAULT_METRICS, MetricsAuth
+from podwire_agent.tls import DEFAULT as DEFAULT_TLS_DIR
+from podwire_api.names import AGENT_TLS_SECRET
 from podwire_api.selection import selects
 from podwire_operator.objects import Pool
 from podwire_operator.placement import place
@@ -172,7 +176,8 @@ def test_an_agent_is_given_what_it_needs_and_no_more() -> None:
     spec = pod(pool("blue", spec={"nodeSelector": {"zone": "a"}, "logLevel": "debug"}))
     (container,) = spec["containers"]
     command = "podwire-agent run --node $(NODE_NAME) --pool blue --pod $(POD_NAME) --namespace $(POD_NAMESPACE)"
-    assert " ".join(container["command"]) == f"{command} --bpffs /run/podwire-bpffs --log-level debug"
+    options = "--bpffs /run/podwire-bpffs --log-level debug --metrics [::]:9435 --metrics-auth kubernetes"
+    assert " ".join(container["command"]) == f"{command} {options} --exchange-port 9436"
     security = container["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]}
     assert security["readOnlyRootFilesystem"]
@@ -180,12 +185,44 @@ def test_an_agent_is_given_what_it_needs_and_no_more() -> None:
     assert "privileged" not in security
     assert spec["hostNetwork"]
     assert not {"hostPID", "hostIPC"} & spec.keys()
-    assert {each["hostPath"]["path"] for each in spec["volumes"]} == {"/run/podwire", "/sys/fs/bpf"}
+    of_the_node = {each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+    assert of_the_node == {"/run/podwire", "/sys/fs/bpf"}
+    assert len(spec["volumes"]) == 3
     assert not any(each["mountPath"].startswith("/sys") for each in container["volumeMounts"])
     for probe in ("livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["host"] == "127.0.0.1"
     assert spec["nodeSelector"] == {"zone": "a"}
     assert spec["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_the_agents_certificate_is_mounted_to_be_read_and_may_come_later() -> None:
+    spec = pod(pool())
+    (volume,) = (each for each in spec["volumes"] if "secret" in each)
+    assert volume["secret"] == {"secretName": AGENT_TLS_SECRET, "defaultMode": 0o400, "optional": True}
+    (mount,) = (each for each in spec["containers"][0]["volumeMounts"] if each["name"] == volume["name"])
+    assert (mount["mountPath"], mount["readOnly"]) == (str(DEFAULT_TLS_DIR), True)
+
+
+def test_the_ports_are_the_pools() -> None:
+    (container,) = pod(pool(spec={"metrics": {"port": 19435, "auth": "none"}, "exchange": {"port": 19436}}))[
+        "containers"
+    ]
+    options = "--metrics [::]:19435 --metrics-auth none --exchange-port 19436"
+    assert " ".join(container["command"]).endswith(options)
+    # The scheduler keeps pods apart that want one port of a node; the name is what Service and PodMonitor know.
+    assert container["ports"] == [
+        {"name": "metrics", "protocol": "TCP", "containerPort": 19435, "hostPort": 19435},
+        {"name": "exchange", "protocol": "TCP", "containerPort": 19436, "hostPort": 19436},
+    ]
+
+
+def test_the_agents_command_takes_what_the_daemonset_gives_it() -> None:
+    (container,) = pod(pool())["containers"]
+    options = cli._parser().parse_args(container["command"][1:])
+    settings = cli._settings(options)
+    assert settings.metrics == "[::]:9435" == DEFAULT_METRICS
+    assert settings.metrics_auth is MetricsAuth.KUBERNETES
+    assert options.exchange_port == 9436
 
 
 def test_a_pools_image_and_resources_are_its_own() -> None:

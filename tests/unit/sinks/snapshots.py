@@ -8,9 +8,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from podwire_agent.core.rows import COUNTS
 from podwire_agent.core.table import REPORT
 from podwire_agent.layout import FlowDirection, FlowKind, UnsupportedReason
-from podwire_agent.model import Buffers, IfIndex, Ledger, MonitorUid, Records, Seen, Snapshot, Traffic
+from podwire_agent.model import (
+    Buffers,
+    Edges,
+    IfIndex,
+    Labels,
+    Ledger,
+    Locality,
+    MonitorUid,
+    Records,
+    Role,
+    Seen,
+    Snapshot,
+    Traffic,
+)
+from tests.correlation import SHOP
 
 UNIX_NS = 1_700_000_000_123_456_789
 OFFSET_NS = 1_699_000_000_000_000_000
@@ -109,3 +124,19 @@ def later(earlier: Snapshot, seconds: int, flows: Records) -> Snapshot:
         time_unix_ns=earlier.time_unix_ns + seconds * 10**9,
         sequence=earlier.sequence + len(earlier.flows),
     )
+
+
+def edges(*pairs: tuple[str, str], sequence: int | None = 500) -> Edges:
+    """Rows between the workloads of these pods of tests.correlation.SHOP, of 100, 200, … bytes."""
+    counts = np.zeros(len(pairs), COUNTS)
+    counts["packets"], counts["bytes"] = np.arange(len(pairs)) + 1, 100 * (np.arange(len(pairs)) + 1)
+    pods = [(SHOP.pod(src), SHOP.pod(dst)) for src, dst in pairs]
+    labels = [
+        Labels(
+            src.namespace, src.workload, "Deployment", dst.namespace, dst.workload, "Deployment", "db", 5432, 6,
+            Role.REQUEST, Locality.SAME_ZONE,
+        )
+        for src, dst in pods
+    ]  # fmt: skip
+    found = np.ones(len(pairs), np.uint8)
+    return Edges(labels, counts, role_by=found, joined_by=found, near_by=found, sequence=sequence)

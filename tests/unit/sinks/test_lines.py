@@ -13,11 +13,14 @@ import jsonschema
 import numpy as np
 import pytest
 
+from podwire_agent.core.correlate import ENDS
 from podwire_agent.errors import SinkClosed
 from podwire_agent.layout import FlowDirection, FlowKind
-from podwire_agent.model import Ledger, Snapshot
+from podwire_agent.model import OTHER, Edges, FailureReason, Ledger, Snapshot, UncomparedReason
+from podwire_agent.sinks.edges import EdgeLine
 from podwire_agent.sinks.lines import ROWS_A_WRITE, FlowLine, LedgerLine, LinesSink, schema
-from tests.unit.sinks.snapshots import Flow, ledger, many, report, snapshot
+from tests.correlation import SHOP, MadeWorld
+from tests.unit.sinks.snapshots import UNIX_NS, Flow, edges, ledger, many, report, snapshot
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 
@@ -153,6 +156,123 @@ def test_an_interface_that_is_gone_has_a_last_line_without_a_counter() -> None:
     assert "gone" in line["verdict"]
 
 
+def test_the_ends_of_a_flow_are_told_in_words() -> None:
+    world = MadeWorld(SHOP, "n1")
+    ends = np.zeros(3, ENDS)
+    ends["src"] = [world.index["web-1"], world.index["n2"], 0]
+    ends["dst"] = [world.index["db"], len(world.entities) - 1, world.index["web-1"]]
+    flows = report(Flow(), Flow(), Flow())
+    lines = emitted(replace(snapshot(flows), ends=ends, entities=world.entities))
+    pod = {"kind": "Pod", "namespace": "shop", "name": "web-1", "workload_kind": "Deployment", "workload": "web"}
+    assert [(line["src"], line["dst"]) for line in lines] == [
+        (pod, {"kind": "Service", "namespace": "shop", "name": "db"}),
+        ({"kind": "Node", "name": "n2"}, {"kind": "External"}),
+        ({"kind": "Unknown"}, pod),
+    ]
+
+
+def test_ends_stay_with_their_flows_over_several_writes() -> None:
+    world = MadeWorld(SHOP, "n1")
+    number = 2 * ROWS_A_WRITE + 3
+    ends = np.zeros(number, ENDS)
+    ends["src"] = np.arange(number) % len(world.entities)
+    lines = emitted(replace(snapshot(many(number)), ends=ends, entities=world.entities))
+    names = [each.name for each in world.entities]
+    assert [line["src"].get("name", "") for line in lines] == [names[i % len(names)] for i in range(number)]
+
+
+def test_a_row_has_its_labels_and_only_the_counts_that_it_has() -> None:
+    (line,) = emitted(replace(snapshot(), edges=edges(("web-1", "db-1"))))
+    assert list(line.items()) == [
+        ("type", "edge"),
+        ("time", "2023-11-14T22:13:20.123456Z"),
+        ("node", "n1"),
+        ("src_namespace", "shop"),
+        ("src_workload", "web"),
+        ("src_kind", "Deployment"),
+        ("dst_namespace", "shop"),
+        ("dst_workload", "db"),
+        ("dst_kind", "Deployment"),
+        ("service", "db"),
+        ("server_port", 5432),
+        ("protocol", "TCP"),
+        ("direction", "request"),
+        ("locality", "same_zone"),
+        ("packets", 1),
+        ("bytes", 100),
+        ("boot_id", "b00t"),
+        ("monitor", "shop"),
+        ("sequence", 500),
+        ("role_by", "syn"),
+        ("joined_by", "conntrack"),
+        ("near_by", "interface"),
+    ]
+
+
+def full_row() -> Edges:
+    """With everything that a row can have."""
+    row = edges(("web-1", "db-1"))
+    counts = row.counts
+    counts["lost"], counts["compared"], counts["connections"], counts["retransmits"] = 3, 1000, 7, 2
+    counts["uncompared"][0, UncomparedReason.CLOCK] = 5
+    counts["failures"][0, FailureReason.REFUSED] = 4
+    return replace(row, latency={row.labels[0]: {"handshake": {-27: 6, -26: 1}, "response": {0: 12}}})
+
+
+def test_a_row_tells_loss_connections_and_latency_where_there_are_any() -> None:
+    (line,) = emitted(replace(snapshot(), edges=full_row()))
+    assert list(line.items())[-7:] == [
+        ("lost", 3),
+        ("compared", 1000),
+        ("uncompared", {"clock": 5}),
+        ("connections", 7),
+        ("failures", {"refused": 4}),
+        ("retransmits", 2),
+        ("latency", {"handshake": {"-27": 6, "-26": 1}, "response": {"0": 12}}),
+    ]
+
+
+def test_nothing_lost_of_what_was_compared_is_a_0_and_not_left_out() -> None:
+    row = edges(("web-1", "db-1"))
+    row.counts["compared"] = 10
+    (line,) = emitted(replace(snapshot(), edges=row))
+    assert (line["lost"], line["compared"]) == (0, 10)
+
+
+def test_rows_come_after_the_flows_and_before_the_ledgers_in_their_order() -> None:
+    row = edges(("web-1", "db-1"), ("db-1", "web-1"), sequence=7)
+    lines = emitted(replace(snapshot(report(Flow()), ledger()), edges=row))
+    assert [(line["type"], line.get("sequence")) for line in lines] == [
+        ("flow", 100),
+        ("edge", 7),
+        ("edge", 8),
+        ("ledger", None),
+    ]
+
+
+def test_rows_since_they_began_say_since_when_and_have_no_sequence() -> None:
+    row = replace(edges(("web-1", "db-1"), sequence=None), since_unix_ns=np.array([UNIX_NS - 10**9], np.int64))
+    (line,) = emitted(replace(snapshot(), edges=row))
+    assert (line["since"], "sequence" in line) == ("2023-11-14T22:13:19.123456Z", False)
+
+
+def test_what_has_no_row_is_other() -> None:
+    row = edges(("web-1", "db-1"))
+    nothing = np.zeros(1, np.uint8)
+    other = replace(row, labels=[OTHER], role_by=nothing, joined_by=nothing, near_by=nothing)
+    (line,) = emitted(replace(snapshot(), edges=other))
+    told = {name: line[name] for name in ("src_workload", "dst_kind", "protocol", "direction", "locality")}
+    assert told == {
+        "src_workload": "other", "dst_kind": "Other", "protocol": "", "direction": "unknown", "locality": "unknown"
+    }  # fmt: skip
+    assert not {"role_by", "joined_by", "near_by"} & set(line)
+
+
+def test_more_rows_than_fit_in_one_write_all_come() -> None:
+    rows = edges(*[("web-1", "db-1")] * (ROWS_A_WRITE + 5), sequence=0)
+    assert [line["sequence"] for line in emitted(replace(snapshot(), edges=rows))] == list(range(ROWS_A_WRITE + 5))
+
+
 def all_kinds_of_lines() -> Iterator[dict[str, Any]]:
     ledgers: list[Ledger] = [
         ledger(),
@@ -160,11 +280,16 @@ def all_kinds_of_lines() -> Iterator[dict[str, Any]]:
         replace(ledger(name="veth2"), counter=None, gone=True),
     ]
     flows = report(Flow(), Flow(src="fd00::1", dst="fd00::2", protocol=47), Flow(kind=FlowKind.FLOW_LATER_FRAGMENT))
-    yield from emitted(snapshot(flows, *ledgers), snapshot(flows, *ledgers, final=True))
+    since = np.array([UNIX_NS], np.int64)
+    yield from emitted(
+        replace(snapshot(flows, *ledgers), edges=full_row()),
+        snapshot(flows, *ledgers, final=True),
+        replace(snapshot(), edges=replace(edges(("db-1", "web-1"), sequence=None), since_unix_ns=since)),
+    )
 
 
-@pytest.mark.parametrize("line", [FlowLine, LedgerLine])
-def test_the_published_schema_is_the_one_of_the_code(line: type[FlowLine | LedgerLine]) -> None:
+@pytest.mark.parametrize("line", [FlowLine, EdgeLine, LedgerLine])
+def test_the_published_schema_is_the_one_of_the_code(line: type[FlowLine | EdgeLine | LedgerLine]) -> None:
     published = json.loads((REFERENCE / f"{line.__struct_config__.tag}.schema.json").read_text())
     assert published == schema(line)
 
@@ -172,7 +297,7 @@ def test_the_published_schema_is_the_one_of_the_code(line: type[FlowLine | Ledge
 def test_every_line_is_valid_by_its_published_schema_and_by_no_other() -> None:
     validators = {}
     fields: dict[str, set[str]] = {}
-    for kind, name in (("flow", "FlowLine"), ("ledger", "LedgerLine")):
+    for kind, name in (("flow", "FlowLine"), ("edge", "EdgeLine"), ("ledger", "LedgerLine")):
         document = json.loads((REFERENCE / f"{kind}.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(document)
         validators[kind] = jsonschema.Draft202012Validator(document)
