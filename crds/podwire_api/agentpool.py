@@ -110,12 +110,12 @@ class Resources(ApiModel):
 
 
 class MetricsEndpoint(ApiModel):
-    """The agents' /metrics. This version of the agents does not listen there yet."""
+    """The agents' /metrics."""
 
     port: HostPort = 9435
     """Port on every node."""
     auth: Literal["kubernetes", "none"] = "kubernetes"
-    """kubernetes: TLS, and a bearer token that may `get /metrics`. none: open to whoever reaches the node."""
+    """kubernetes: TLS, and a bearer token that may `get /metrics`. none: without, open to all who reach the node."""
 
 
 class ExchangeEndpoint(ApiModel):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podwire_api.agentpool import AgentPoolSpec, Toleration
-from podwire_api.names import AGENT, API_VERSION, OPERATOR, POOL_LABEL
+from podwire_api.names import AGENT, AGENT_TLS_SECRET, API_VERSION, OPERATOR, POOL_LABEL
 from podwire_operator.facts import daemon_set_name
 from podwire_operator.objects import Pool
 
@@ -20,6 +20,11 @@ STATE_DIR = "/run/podwire"
 BPFFS = "/sys/fs/bpf"
 BPFFS_IN_POD = "/run/podwire-bpffs"
 """Outside /sys: AppArmor's default profile denies writes below /sys/fs."""
+TLS_DIR = "/etc/podwire/tls"
+
+TLS_DIR = "/etc/podwire/tls"
+METRICS_PORT_NAME = "metrics"
+"""As the Service and the PodMonitor call it: pools may have ports of their own."""
 
 MAX_TERMS = 128
 """Alternatives in a DaemonSet's node affinity."""
@@ -85,6 +90,10 @@ def render(
     )
 
 
+def _port(name: str, number: int) -> dict[str, Any]:
+    return {"name": name, "protocol": "TCP", "containerPort": number, "hostPort": number}
+
+
 def _pod(pool: str, spec: AgentPoolSpec, image: str, terms: list[list[dict[str, Any]]]) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "serviceAccountName": AGENT,
@@ -97,6 +106,11 @@ def _pod(pool: str, spec: AgentPoolSpec, image: str, terms: list[list[dict[str, 
         "volumes": [
             {"name": "state", "hostPath": {"path": STATE_DIR, "type": "DirectoryOrCreate"}},
             {"name": "bpffs", "hostPath": {"path": BPFFS, "type": "Directory"}},
+            # Optional: agents count from the start, and the Secret may come a moment later.
+            {
+                "name": AGENT_TLS_SECRET,
+                "secret": {"secretName": AGENT_TLS_SECRET, "defaultMode": 0o400, "optional": True},
+            },
         ],
     }
     if spec.node_selector:
@@ -112,10 +126,14 @@ def _container(pool: str, spec: AgentPoolSpec, image: str) -> dict[str, Any]:
     variables = {"NODE_NAME": "spec.nodeName", "POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
     command = ["podwire-agent", "run", "--node", "$(NODE_NAME)", "--pool", pool, "--pod", "$(POD_NAME)"]
     command += ["--namespace", "$(POD_NAMESPACE)", "--bpffs", BPFFS_IN_POD, "--log-level", spec.log_level]
+    command += ["--metrics", f"[::]:{spec.metrics.port}", "--metrics-auth", spec.metrics.auth]
+    command += ["--exchange-port", str(spec.exchange.port)]
     return {
         "name": "agent",
         "image": image,
         "command": command,
+        # The host's too: the scheduler keeps other pods that want them away.
+        "ports": [_port(METRICS_PORT_NAME, spec.metrics.port), _port("exchange", spec.exchange.port)],
         "env": [
             {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in sorted(variables.items())
         ],
@@ -133,6 +151,7 @@ def _container(pool: str, spec: AgentPoolSpec, image: str) -> dict[str, Any]:
             {"name": "state", "mountPath": STATE_DIR},
             # So that a bpffs that the node gets later is there without a new pod.
             {"name": "bpffs", "mountPath": BPFFS_IN_POD, "mountPropagation": "HostToContainer"},
+            {"name": AGENT_TLS_SECRET, "mountPath": TLS_DIR, "readOnly": True},
         ],
     }
 
