@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import binaries
+from tests.receivers.built import PROMETHEUS
 from tools.compile_bpf import OBJECTS, VARIANTS
 
 TESTS = Path(__file__).resolve().parent
@@ -49,7 +50,8 @@ def _without_contract() -> str:
 def _without_kernel() -> str:
     if os.geteuid():
         return "not root"
-    if missing := _missing_commands("clang", "bpftool", "ip", "tc", "nsenter", "ping", "iperf3", "ethtool", "capsh"):
+    commands = ("clang", "bpftool", "ip", "tc", "nsenter", "ping", "iperf3", "ethtool", "capsh", "nft", "iptables")
+    if missing := _missing_commands(*commands):
         return missing
     try:
         ctypes.CDLL("libbpf.so.1")
@@ -84,10 +86,15 @@ def _without_cluster() -> str:
     return binaries.why_not()
 
 
+def _without_receivers() -> str:
+    return _without_kernel() or PROMETHEUS.why_not()
+
+
 WHY_NOT: dict[str, Callable[[], str]] = {
     "unit": _without_unit,
     "contract": _without_contract,
     "kernel": _without_kernel,
+    "receivers": _without_receivers,
     "images": _without_images,
     "cluster": _without_cluster,
 }

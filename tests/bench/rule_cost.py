@@ -39,7 +39,7 @@ CHANGE_BUDGET_S = 2.0
 
 def cost() -> list[Figure]:
     """Kernel time with rules as a multiple of that without. RuntimeError, OSError."""
-    entries = RuleCompiler(_rules()).compile(View(networks={"list": parse_lines(_list())}))
+    entries = RuleCompiler(_rules()).compile(View(networks={"list": parse_lines(listed_networks())}))
     figures = []
     with links() as held:
         figures.append(_ratio(held, "bulk TCP", transfer, entries, KNOWN_BUDGET))
@@ -54,7 +54,7 @@ def cost() -> list[Figure]:
 
 def change() -> list[Figure]:
     """Until other rules are in force, and another pod. RuntimeError, OSError."""
-    text = _list()
+    text = listed_networks()
     pods = [_pod(number) for number in range(PODS)]
     compiler = RuleCompiler(_rules(Rule("pods", End(pod_query=(Requirement("app", "Exists"),)))))
     lists, more = [], []
@@ -137,7 +137,7 @@ def _rules(*others: Rule) -> Rules:
     return Rules(tuple(black), (*white, *others, Rule("all")))
 
 
-def _list() -> str:
+def listed_networks() -> str:
     """100 000 networks, a line each; those of the traffic among them."""
     chance = random.Random(6)
     exact = {f"10.{n % 16}.{n // 16 % 256}.{n // 4096}" for n in range(EXACT)}

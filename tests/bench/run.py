@@ -17,7 +17,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from podwire_agent.errors import PodwireError
-from tests.bench import agent_cost, attach_time, kernel_time, rule_cost
+from tests.bench import (
+    agent_cost,
+    attach_time,
+    kernel_time,
+    pod_cost,
+    rows_cost,
+    rule_cost,
+    scrape_cost,
+    translation_cost,
+    who_cost,
+)
 from tests.bench.figures import Figure, table
 from tests.kernel.netns import remove_leftovers
 
@@ -26,10 +36,15 @@ MEASUREMENTS: Mapping[str, Callable[[], list[Figure]]] = {
     "udp": kernel_time.many_udp_flows,
     "rules": rule_cost.cost,
     "change": rule_cost.change,
+    "pods": pod_cost.pods,
+    "services": translation_cost.cost,
     "cpu": agent_cost.cpu,
+    "rows": rows_cost.cost,
     "memory": agent_cost.memory,
+    "scrape": scrape_cost.scrape,
     "start": attach_time.start,
     "birth": attach_time.birth,
+    "who": who_cost.who,
 }
 
 

@@ -46,7 +46,7 @@ class ClusterNode:
     def start(
         self, *options: str, before: Sequence[str] = (), bpffs: Path | None = None, kubeconfig: bool = True
     ) -> Agent:
-        """Start an agent; `before`: what runs it. It listens at 127.0.0.1:9437 of the node's namespace."""
+        """Start an agent; `before`: what runs it. It listens in the node's namespace, with metrics open to all."""
         place = self.place
         lines = place.directory / f"lines-{len(place.agents):03}"
         errors = place.directory / f"errors-{len(place.agents):03}"
@@ -54,7 +54,7 @@ class ClusterNode:
             *(*before, sys.executable, "-m", "podwire_agent.cli", "run", "--node", self.name),
             *(("--kubeconfig", str(self.kubeconfig)) if kubeconfig else ()),
             *("--state-dir", str(place.directory / "state")),
-            *("--bpffs", str(bpffs or place.bpffs), *options),
+            *("--bpffs", str(bpffs or place.bpffs), "--metrics", "127.0.0.1:9435", "--metrics-auth", "none", *options),
         )
         with lines.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT, env=environment())
@@ -134,8 +134,9 @@ class ClusterNode:
         return found
 
     def get(self, path: str) -> tuple[int, str]:
-        """Of the agent's endpoint: status and body; 0 where it does not listen."""
-        curl = self.place.namespace.command("curl", "-s", "-w", "\n%{http_code}", f"http://127.0.0.1:9437{path}")
+        """Of the agent's endpoints: status and body; 0 where it does not listen."""
+        port = 9435 if path.startswith("/metrics") else 9437
+        curl = self.place.namespace.command("curl", "-s", "-w", "\n%{http_code}", f"http://127.0.0.1:{port}{path}")
         done = subprocess.run(curl, check=False, capture_output=True, text=True)
         body, _, code = done.stdout.rpartition("\n")
         return int(code or 0), body

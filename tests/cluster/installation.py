@@ -147,10 +147,13 @@ def condition(status: dict[str, Any], kind: str) -> tuple[str, str, str]:
 
 
 def traces(node: Node, uid: str = "") -> list[str]:
-    """What Podwire has on a node, or one monitor of it: filters, links, pins, state. The lock file may stay."""
+    """What Podwire has on a node, or one monitor of it: filters, links, pins, state.
+
+    The lock file may stay, and the local API's socket is there as long as the agent.
+    """
     found = [path for path in node.pins() if f"/podwire/{uid}" in path]
     state = node.exec("sh", "-c", "ls /run/podwire 2>/dev/null || true").split()
-    found += [name for name in state if name != "lock" and (not uid or name.startswith(uid))]
+    found += [name for name in state if name not in {"lock", "api.sock"} and (not uid or name.startswith(uid))]
     found += [line for line in filters(node) if f"podwire/{uid[:8]}" in line]
     return found
 
@@ -177,6 +180,17 @@ cat /var/log/kept/* 2>/dev/null || true
 """The kubelet removes a pod's logs with the pod: a second name keeps them."""
 
 
+def lines_of(cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """What the agents wrote that is in the nodes' log files now, and what they wrote before and was looked at then."""
+    for node in cluster.nodes:
+        if not node.machine.pid:
+            continue
+        for line in node.exec("sh", "-c", _KEEP_LOGS).splitlines():
+            *_, said = line.split(" ", 3)
+            if said.startswith("{"):
+                yield json.loads(said)
+
+
 class Logs:
     """All that the agents of a cluster have written since this was made, while pods and containers come and go."""
 
@@ -188,13 +202,8 @@ class Logs:
 
     def read(self) -> None:
         """What is in the nodes' log files now, and in those of pods that are gone but were there at the last read."""
-        for node in self._cluster.nodes:
-            if not node.machine.pid:
-                continue
-            for line in node.exec("sh", "-c", _KEEP_LOGS).splitlines():
-                *_, said = line.split(" ", 3)
-                if said.startswith("{"):
-                    self._keep(json.loads(said))
+        for line in lines_of(self._cluster):
+            self._keep(line)
 
     def _keep(self, line: dict[str, Any]) -> None:
         if line["type"] == "ledger":

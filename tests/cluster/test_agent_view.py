@@ -10,17 +10,26 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from podwire_agent.clock import SystemClock
+from podwire_agent.cluster_rules import read_config_map
+from podwire_agent.core.networks import packed
 from podwire_agent.errors import ClusterError
 from podwire_agent.kube.agent_node import BURST, AgentNodeWriter
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.credentials import Credentials
+from podwire_agent.kube.pods import EARLIER_S
+from podwire_agent.kube.referred import Referred
 from podwire_agent.kube.succession import successor_expected
 from podwire_agent.kube.view import MONITORS_PATH, ClusterView, ClusterWatch
+from podwire_agent.model import EndKind
+from podwire_agent.who import Who
+from podwire_api import NetworkMonitorSpec
 from podwire_api.agentnode import AgentNodeStatus, MonitorOnNode
 from tests.bench.agent_process import resident_mb
 from tests.cluster.agent_process import cluster_node
@@ -28,6 +37,7 @@ from tests.cluster.api_server import GROUP, KINDS, ApiServer, api_server, eventu
 
 NODE = "n1"
 PODS = "/api/v1/namespaces/default/pods"
+SERVICES_PATH = "/api/v1/namespaces/default/services"
 AGENT_MB = 64
 """10^6 bytes resident, with all of its imports, one monitor and 2000 pods. In the image, which has Debian's Python and
 byte code without docstrings, it is 58 beside a budget of 60; other builds of Python take up to 62.
@@ -127,6 +137,39 @@ def test_pods_are_followed(server: ApiServer) -> None:
             server.connection().request("DELETE", f"{PODS}/{name}", query={"gracePeriodSeconds": "0"})
         eventually(lambda: len(watch.pods) == 0, 1)
         assert watch.pods.by_address("10.9.0.1") is None
+
+
+def test_nodes_services_and_who_has_an_address_are_followed(server: ApiServer) -> None:
+    connection, clock = server.connection(), SystemClock()
+    spec = NetworkMonitorSpec()
+    with watching(server) as watch, Referred(connection, clock, read_config_map) as referred:
+        who = Who(watch, referred, cast(Any, SimpleNamespace(known={})), NODE, clock)
+        eventually(lambda: who.complete)
+
+        def at(address: str, port: int, when_ns: int) -> tuple[EndKind, str]:
+            world, when = who.world(spec), np.array([when_ns], np.uint64)
+            addresses = np.frombuffer(packed(address), np.uint8).reshape(1, 16)
+            found = world.far(addresses, np.array([port], np.uint16), np.array([6], np.uint8), when, when)
+            entity = world.entities[int(found[0])]
+            return entity.kind, entity.name
+
+        address = {"type": "InternalIP", "address": "192.0.2.9"}
+        server.patch(f"/api/v1/nodes/{NODE}/status", status={"addresses": [address]})
+        eventually(lambda: at("192.0.2.9", 1, clock.mono_ns()) == (EndKind.NODE, NODE), 5)
+        ports = [{"name": "http", "port": 80}]
+        made = server.make(SERVICES_PATH, metadata={"name": "web"}, spec={"ports": ports, "selector": {"app": "cart"}})
+        cluster_ip = made["spec"]["clusterIP"]
+        eventually(lambda: at(cluster_ip, 80, clock.mono_ns()) == (EndKind.SERVICE, "web"), 5)
+        make_pod(server, "former", "10.9.1.1")
+        eventually(lambda: at("10.9.1.1", 1, clock.mono_ns()) == (EndKind.POD, "former"), 5)
+        then_ns = clock.mono_ns()
+        time.sleep(EARLIER_S + 1.1)  # from then on it may be the next one's: creation times are whole seconds
+        server.connection().request("DELETE", f"{PODS}/former", query={"gracePeriodSeconds": "0"})
+        make_pod(server, "later", "10.9.1.1", node="n2")
+        eventually(lambda: at("10.9.1.1", 1, clock.mono_ns()) == (EndKind.POD, "later"), 5)
+        assert at("10.9.1.1", 1, then_ns) == (EndKind.POD, "former")
+        server.connection().request("DELETE", f"{PODS}/later", query={"gracePeriodSeconds": "0"})
+        server.delete(f"{SERVICES_PATH}/web")
 
 
 def test_an_outage_makes_the_view_stale_and_its_end_right_again(server: ApiServer, monitor: str) -> None:

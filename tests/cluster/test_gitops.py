@@ -159,9 +159,9 @@ def test_gitops_tools_understand_an_object_that_is(server: ApiServer, plural: st
 
 def versions(kubectl: Kubectl) -> dict[str, str]:
     """Of everything that the manifests bring."""
-    kinds = "namespaces,customresourcedefinitions,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
-    more = "deployments,poddisruptionbudgets,validatingadmissionpolicies,validatingadmissionpolicybindings"
-    found = kubectl.get(f"{kinds},{more}", "--all-namespaces", PART_OF)["items"]
+    kinds = "namespaces,services,customresourcedefinitions,serviceaccounts,roles,rolebindings,clusterroles"
+    more = "clusterrolebindings,deployments,poddisruptionbudgets,validatingadmissionpolicies"
+    found = kubectl.get(f"{kinds},{more},validatingadmissionpolicybindings", "--all-namespaces", PART_OF)["items"]
     return {
         "/".join((each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])): (
             each["metadata"]["resourceVersion"]

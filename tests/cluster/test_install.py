@@ -82,11 +82,11 @@ def test_the_columns_are_those_that_people_read(installed: Installation) -> None
 
 
 def test_what_is_not_built_is_refused_in_words(installed: Installation) -> None:
-    sinks = [{"name": "prom", "prometheus": {}}]
+    sinks = [{"name": "collector", "otlp": {"endpoint": "http://collector:4317"}}]
     installed.cluster.apply(document("unbuilt", sinks=sinks))
     try:
         message = installed.await_reason("unbuilt", "NotBuilt")
-        assert "spec.sinks[0].prometheus" in message
+        assert "spec.sinks[0].otlp" in message
         status, reason, _ = installed.condition("unbuilt", "Stalled")
         assert (status, reason) == ("True", "NotBuilt")
         installed.cluster.apply(document("unbuilt"))

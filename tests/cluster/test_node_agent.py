@@ -233,7 +233,9 @@ def created_s(node: ClusterNode, path: str) -> float:
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
-        pytest.param({"sinks": [{"name": "p", "prometheus": {}}]}, "NotBuilt", "prometheus", id="a sink not built"),
+        pytest.param(
+            {"sinks": [{"name": "o", "otlp": {"endpoint": "http://o:4317"}}]}, "NotBuilt", "otlp", id="a sink not built"
+        ),
         pytest.param({"colour": "blue"}, "InvalidSpec", "spec.colour", id="a field of another version"),
         pytest.param({"pollingPeriod": "soon"}, "InvalidSpec", "spec.pollingPeriod", id="no duration"),
     ],

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from podwire_api.names import NAMESPACE
 from tests.cluster.cluster import KubectlError
+from tests.cluster.edges import Edges
 from tests.cluster.installation import Installation, Logs
 from tests.cluster.polling import eventually
 from tests.cluster.traffic import Pair
@@ -111,7 +112,9 @@ def leads_anew(installed: Installation, former: str) -> bool:
 def test_the_api_server_is_away_for_a_minute_and_agents_never_stop_counting(
     installed: Installation, pods: Pair
 ) -> None:
-    cluster = installed.cluster
+    """Nor forget who talks: the rows go on with what they knew."""
+    cluster, edges = installed.cluster, Edges(installed.cluster)
+    ends = {"src_workload": pods.client, "dst_workload": pods.server, "protocol": "UDP"}
     with counted_throughout(installed, pods, "alone", 140_000):
         before = {node: pod["metadata"]["uid"] for node, pod in installed.agents().items()}
         restarts = sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in installed.agents().values())
@@ -132,6 +135,7 @@ def test_the_api_server_is_away_for_a_minute_and_agents_never_stop_counting(
         assert {node: pod["metadata"]["uid"] for node, pod in installed.agents().items()} == before
         after = sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in installed.agents().values())
         assert after == restarts
+    eventually(lambda: edges.read().packets("alone", **ends) == 140_000, "all of it is in its row", 20)
 
 
 def test_etcd_is_restarted_and_all_converges(installed: Installation, pods: Pair) -> None:

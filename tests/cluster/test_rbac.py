@@ -14,6 +14,7 @@ import yaml
 from podwire_agent.clock import SystemClock
 from podwire_agent.cluster_rules import read_config_map
 from podwire_agent.errors import ClusterError
+from podwire_agent.kube.access import Access, Verdict
 from podwire_agent.kube.agent_node import AGENT_NODES_PATH, AgentNodeWriter
 from podwire_agent.kube.connection import Connection
 from podwire_agent.kube.referred import Referable, Referred
@@ -153,6 +154,7 @@ def test_an_agents_edge_uses_all_its_rights_and_needs_no_other(install: Install)
         writer.write(AgentNodeStatus(version="0.1.0"), urgent=True)
         writer.close(None)
         successor_expected(connection, watch.view(), "n1", NAMESPACE, "default")
+        assert Access(connection).verdict(install.token("n2")) is Verdict.FORBIDDEN
         rights = granted(install.manifests, AGENT)
         assert rights
         eventually(lambda: not idle(rights, called(install.server.audit(), AGENT)), "all rights are used")

@@ -24,6 +24,29 @@ TOLD_S = 25.0
 """An agent writes its AgentNode at most every 10 s, and the operator the status after it."""
 
 
+SEND_AT_ONCE = f"""
+import socket, sys, time
+address, port, count = sys.argv[1], *map(int, sys.argv[2:])
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("", port))
+for number in range(count):
+    udp.sendto(bytes(100), (address, {UDP_PORT}))
+    time.sleep(0.005)
+time.sleep(3600)
+"""
+
+
+class Audited(Logs):
+    """Each ledger is looked at as it is read: while traffic runs, no more has its place than was seen."""
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        if line["type"] == "ledger":
+            classes = ("counted", "filtered", "unsupported", "overflowed")
+            for unit in ("packets", "bytes"):
+                assert sum(line[each][unit] for each in classes) <= line["seen"][unit], line
+        super()._keep(line)
+
+
 @contextmanager
 def made(cluster: Cluster, *documents: dict[str, Any]) -> Iterator[None]:
     """Objects that are there as long as this."""
@@ -101,28 +124,72 @@ def in_force(cluster: Cluster, name: str) -> bool:
 
 
 def test_a_namespace_on_the_blacklist_is_not_measured_and_all_else_is(installed: Installation, pods: Pair) -> None:
-    cluster, logs = installed.cluster, Logs(installed.cluster)
-    quiet = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "quiet", "labels": {"team": "quiet"}}}
-    server = {"apiVersion": "v1", "kind": "Pod", **receiving(name="server", namespace="quiet")}
-    with made(cluster, quiet, server):
-        cluster.kubectl("wait", "--for=condition=Ready", "pod/server", "--namespace=quiet", "--timeout=60s")
-        address = cluster.get("pod", "server", "--namespace=quiet")["status"]["podIP"]
-        with installed.monitor("hushed", blacklist=[{"name": "quiet", "namespaces": ["quiet"]}]) as name:
+    cluster, logs = installed.cluster, Audited(installed.cluster)
+    server = {"apiVersion": "v1", "kind": "Pod", **receiving(name="server", namespace="kube-system")}
+    with made(cluster, server):
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/server", "--namespace=kube-system", "--timeout=60s")
+        address = cluster.get("pod", "server", "--namespace=kube-system")["status"]["podIP"]
+        with installed.monitor("hushed", blacklist=[{"name": "system", "namespaces": ["kube-system"]}]) as name:
             before = filtered(logs, name)
             hushed = towards(pods, address).send(1_000)
             heard = pods.send(1_000)
             await_measured(logs, name, heard)
             await_filtered(logs, name, before, hushed)
-            by_label = {"name": "quiet", "namespaceSelector": {"matchLabels": {"team": "quiet"}}}
-            patch(cluster, f"nmon/{name}", blacklist=[by_label])
+            selector = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+            patch(cluster, f"nmon/{name}", blacklist=[{"name": "system", "namespaceSelector": selector}])
             eventually(lambda: in_force(cluster, name), "the other rule is in force", 15)
             before = filtered(logs, name)
             await_filtered(logs, name, before, towards(pods, address).send(1_000))
+            await_measured(logs, name, pods.send(1_000))
             logs.await_identity(name)
 
 
+def test_what_a_pod_sends_before_it_is_known_is_judged_by_its_rules_too(installed: Installation, pods: Pair) -> None:
+    """Two pods that send from their first moment on: one in a namespace that is not wanted, one that is."""
+    cluster, logs = installed.cluster, Audited(installed.cluster)
+    quiet = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "quiet"}}
+    count, attach = 600, 60
+    ports = {"quiet": 47001, "default": 47002}
+    with (
+        made(cluster, quiet),
+        installed.monitor("early", blacklist=[{"name": "quiet", "namespaces": ["quiet"]}]) as name,
+    ):
+        eventually(lambda: in_force(cluster, name), "the rule is in force", 15)
+        before = filtered(logs, name).get(FROM, 0)
+        talkers = [talking(namespace, pods.server_addresses[0], port, count) for namespace, port in ports.items()]
+        with made(cluster, *talkers):
+
+            def told() -> bool:
+                measured = logs.counts(name, src_port=ports["default"]).get(FROM, (0, 0))[0]
+                return filtered(logs, name).get(FROM, 0) - before > count - attach < measured
+
+            eventually(told, "what both have sent has its place", 60)
+            assert FROM not in logs.counts(name, src_port=ports["quiet"])
+            logs.await_identity(name)
+            assert FROM not in logs.counts(name, src_port=ports["quiet"])
+
+
+def talking(namespace: str, address: str, port: int, count: int) -> dict[str, Any]:
+    """A pod on node-1 that sends so many datagrams from a port, at once."""
+    container = {
+        "name": "main",
+        "image": image("agent"),
+        "command": ["python3", "-c", SEND_AT_ONCE, address, str(port), str(count)],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "talker", "namespace": namespace},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": "node-1"},
+            "containers": [container],
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+
+
 def test_a_whitelisted_deployment_is_measured_as_it_is_scaled_up_and_down(installed: Installation, pods: Pair) -> None:
-    cluster, logs = installed.cluster, Logs(installed.cluster)
+    cluster, logs = installed.cluster, Audited(installed.cluster)
     labels = {"app": "web"}
     deployment = {
         "apiVersion": "apps/v1",
@@ -191,7 +258,7 @@ def await_almost_all(logs: Logs, monitor: str, sent: Datagrams) -> None:
 
 
 def test_a_service_is_measured_at_its_address_and_at_those_behind_it(installed: Installation, pods: Pair) -> None:
-    cluster, logs = installed.cluster, Logs(installed.cluster)
+    cluster, logs = installed.cluster, Audited(installed.cluster)
     ports = [{"name": "udp", "port": UDP_PORT, "protocol": "UDP"}]
     spec = {"selector": {"app": pods.server}, "ports": ports}
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "talk"}, "spec": spec}
@@ -220,7 +287,7 @@ def test_a_service_is_measured_at_its_address_and_at_those_behind_it(installed: 
 def test_edited_rules_are_in_force_at_once_without_a_restart_and_the_ledger_adds_up(
     installed: Installation, pods: Pair
 ) -> None:
-    cluster, logs = installed.cluster, Logs(installed.cluster)
+    cluster, logs = installed.cluster, Audited(installed.cluster)
     with installed.monitor("ruled") as name:
         before = containers(installed)
         seconds = 10
@@ -255,7 +322,7 @@ def test_a_selector_that_matches_nothing_is_told(installed: Installation, pods: 
 def test_a_config_map_is_followed_and_a_bad_line_leaves_the_last_good_state(
     installed: Installation, pods: Pair
 ) -> None:
-    cluster, logs = installed.cluster, Logs(installed.cluster)
+    cluster, logs = installed.cluster, Audited(installed.cluster)
 
     def listing(text: str) -> dict[str, Any]:
         metadata = {"name": "partners", "namespace": NAMESPACE}

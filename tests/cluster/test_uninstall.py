@@ -17,6 +17,7 @@ def nothing_is_left(installed: Installation) -> None:
     for node in installed.cluster.nodes:
         eventually(partial(untouched, node), f"{node.name} is clean", 30)
         assert traces(node) == []
+        assert "api.sock" not in node.exec("ls", "/run/podwire").split()
     for what in ("customresourcedefinitions", "clusterroles", "clusterrolebindings", "validatingadmissionpolicies"):
         names = installed.cluster.kubectl("get", what, "--output=name")
         assert "podwire" not in names, names

@@ -96,8 +96,17 @@ class Segments:
 class Pair:
     """Two pods: `client` on node-1 and `server` on node-2."""
 
-    def __init__(self, cluster: Cluster, client: dict[str, Any], server: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: dict[str, Any],
+        server: dict[str, Any],
+        udp_port: int = UDP_PORT,
+        tcp_port: int = TCP_PORT,
+    ) -> None:
+        """`client` and `server` as the API server has pods; the ports are the server's."""
         self.cluster = cluster
+        self.udp_port, self.tcp_port = udp_port, tcp_port
         self.client = str(client["metadata"]["name"])
         self.client_addresses = [str(each["ip"]) for each in client["status"]["podIPs"]]
         self.server = str(server["metadata"]["name"])
@@ -109,7 +118,7 @@ class Pair:
 
     def sending(self, count: int, size: int = 100, rate: int = 2000, family: int = 0) -> Sending:
         """The same, on its way."""
-        arguments = [self.server_addresses[family], UDP_PORT, count, size, rate]
+        arguments = [self.server_addresses[family], self.udp_port, count, size, rate]
         said = self.cluster.exec(self.client, "python3", "-c", _SEND_UDP, *map(str, arguments))
         port = int(said)
         headers = ETHERNET + (IPV6 if family else IPV4) + UDP
@@ -118,7 +127,7 @@ class Pair:
     def connect(self, size: int, family: int = 0) -> Segments:
         """A TCP connection that carries `size` bytes to the server."""
         host = self.server_addresses[family]
-        said = self.cluster.exec(self.client, "python3", "-c", _SEND_TCP, host, str(TCP_PORT), str(size))
+        said = self.cluster.exec(self.client, "python3", "-c", _SEND_TCP, host, str(self.tcp_port), str(size))
         return Segments(**json.loads(said))
 
 

@@ -13,8 +13,11 @@ import pytest
 
 from podwire_agent import cli
 from podwire_agent.exposition import Exposition
+from podwire_agent.negotiation import Format
+from podwire_agent.pair_rows import MEASURED
 from podwire_agent.sinks.naming import REASONS
-from podwire_agent.telemetry import AgentState, StepTimes
+from podwire_agent.sinks.pair_text import FAMILIES
+from podwire_agent.telemetry import AgentState, ClusterState, StepTimes
 from podwire_api import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,9 +176,10 @@ def test_options_of_the_agent_are_its_options(document: Path) -> None:
 
 
 def test_the_page_of_metrics_has_every_metric() -> None:
-    state = AgentState("0.1.0", "6.1.0", "libbpf", 0.0, ())
-    text, _ = Exposition(lambda: state, StepTimes()).render("")
+    state = AgentState("0.1.0", "6.1.0", "libbpf", 0.0, (), cluster=ClusterState())
+    text = b"".join(Exposition(lambda: state, StepTimes()).page(Format.TEXT).chunks)
     exposed = set(re.findall(r"^# TYPE (\w+)", text.decode(), re.MULTILINE))
+    exposed |= {f"{family.name}_total" for family in FAMILIES if family.field in MEASURED}
     spans = SPAN.findall(prose(DOCS / "reference" / "metrics.md"))
     named = {span for span in spans if re.fullmatch(r"podwire_\w+", span)}
     process = {name for name in exposed if name.startswith("podwire_agent_process_")}

@@ -49,6 +49,8 @@ def test_contracts_hold() -> None:
         pytest.param("sinks/lines.py", "import ctypes", "foreign functions", id="a sink calls C"),
         pytest.param("model.py", "import podwire_agent.pipeline", "layers", id="the words know the pipeline"),
         pytest.param("kernel/tc.py", "import podwire_agent.kube.view", "strangers", id="the kernel knows the cluster"),
+        pytest.param("exchange/server.py", "import podwire_agent.core.loss", "strangers", id="the exchange compares"),
+        pytest.param("sinks/lines.py", "import ssl", "TLS only where", id="a sink does TLS by itself"),
         pytest.param("pipeline.py", "import urllib3", "only in kube", id="the tick talks to the API server"),
         pytest.param(
             "kube/view.py", "import kubernetes", "never in an agent", id="the agent has the operator's client"

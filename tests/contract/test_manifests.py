@@ -23,6 +23,8 @@ from podwire_api.names import (
     POOLS,
 )
 from podwire_operator import cli, settings
+from podwire_operator.certificates import TRUSTED
+from podwire_operator.render import METRICS_PORT_NAME, NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -180,6 +182,8 @@ def test_rules_are_about_things_that_there_are() -> None:
     secrets = set()
     for role in (*applied("ClusterRole"), *applied("Role")):
         for rule in role["rules"]:
+            if "nonResourceURLs" in rule:
+                continue
             assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             if rule["apiGroups"] == [GROUP]:
                 assert {name.partition("/")[0] for name in rule["resources"]} <= OURS
@@ -195,6 +199,32 @@ def test_the_policy_is_about_the_agents_account_and_agentnodes() -> None:
     assert condition["expression"] == f"request.userInfo.username == 'system:serviceaccount:{NAMESPACE}:{AGENT}'"
     (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
     assert set(rule["resources"]) == {AGENT_NODES, f"{AGENT_NODES}/status"}
+
+
+def test_the_ways_to_the_metrics_lead_to_the_agents_port_and_the_readers_right() -> None:
+    (service,) = applied("Service")
+    selector = {NAME: AGENT}
+    assert (service["spec"]["clusterIP"], service["spec"]["selector"]) == ("None", selector)
+    assert service["spec"]["ports"][0]["targetPort"] == METRICS_PORT_NAME
+    (monitor,) = documents(MANIFESTS / "prometheus" / "podmonitor.yaml")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert monitor["spec"]["selector"]["matchLabels"] == selector
+    assert (endpoint["port"], endpoint["path"]) == (METRICS_PORT_NAME, "/metrics")
+    assert endpoint["tlsConfig"]["serverName"] == AGENT
+    assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": AGENT_TLS_SECRET, "key": TRUSTED}
+    account, token, binding = documents(MANIFESTS / "prometheus" / "reader.yaml")
+    assert endpoint["authorization"]["credentials"] == {"name": token["metadata"]["name"], "key": "token"}
+    reader = account["metadata"]["name"]
+    assert token["metadata"]["annotations"] == {"kubernetes.io/service-account.name": reader}
+    assert [(each["kind"], each["name"]) for each in binding["subjects"]] == [("ServiceAccount", reader)]
+    roles = {each["metadata"]["name"]: each["rules"] for each in applied("ClusterRole")}
+    (sample,) = documents(MANIFESTS / "samples" / "prometheus" / "binding.yaml")
+    for bound in (binding, sample):
+        assert roles[bound["roleRef"]["name"]] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    (scraped,) = documents(MANIFESTS / "samples" / "prometheus" / "scrape.yaml")
+    (job,) = scraped["scrape_configs"]
+    assert job["tls_config"]["server_name"] == AGENT
+    assert job["relabel_configs"][0]["regex"] == f"{AGENT};{METRICS_PORT_NAME}"
 
 
 def test_people_who_edit_can_change_monitors_and_not_the_agents_themselves() -> None:

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from podwire_agent import layout
+from podwire_agent.core.networks import packed
 from podwire_agent.core.rule_entries import RuleCompiler
-from podwire_agent.core.rules import Flow, verdict_at
+from podwire_agent.core.rules import End, Flow, Pod, Rule, Rules, View, verdict_at
 from podwire_agent.layout import FlowDirection, RuleVerdict
-from podwire_agent.model import Cause, Records, RuleListName, Traffic
+from podwire_agent.model import Cause, IfIndex, Records, RuleListName, Traffic
 from tests import rule_worlds
 from tests.kernel.datapath_fixtures import LOOPBACK, Datapath
 from tests.rule_table import CASES, Case
 
 PROGRAM = {FlowDirection.FROM_POD: "veth_ingress", FlowDirection.TO_POD: "veth_egress"}
+ENDS = (packed("10.1.0.1"), packed("10.2.0.1"))
 WORLDS = 100
 PACKETS = 1000
 
@@ -49,6 +51,11 @@ def programs_verdicts(datapath: Datapath, flows: Iterable[Flow], blacklist: tupl
     return found
 
 
+def marked(datapath: Datapath) -> set[bool]:
+    """Of all flows that were counted, whether user space is to judge them."""
+    return {bool(mark) for each in FlowDirection for mark in datapath.flows(LOOPBACK, each)[1]["unjudged"]}
+
+
 def _cause(verdict: int, blacklist: tuple[str, ...]) -> Cause:
     if verdict == RuleVerdict.NOT_LISTED:
         return Cause(RuleListName.WHITELIST, "")
@@ -71,6 +78,29 @@ def test_what_becomes_of_a_packet(case: Case, datapath: Datapath) -> None:
     assert charged == ({} if case.verdict is None else {case.verdict: Traffic(*filtered)})
 
 
+def test_what_is_unjudged_is_marked_until_the_interface_is_known(datapath: Datapath) -> None:
+    first, second, third = (Flow(FlowDirection.FROM_POD, *ENDS, protocol=17, dst_port=port) for port in (1, 2, 3))
+    compiler = RuleCompiler(Rules((Rule("hush", End(namespaces=frozenset({"quiet"}))),)))
+    datapath.watch(LOOPBACK)
+
+    def marks(view: View, *flows: Flow) -> dict[int, bool]:
+        datapath.rules.apply(compiler.compile(view))
+        for flow in flows:
+            datapath.programs["veth_ingress"].test_run(rule_worlds.frame(flow))
+        keys, stats = datapath.flows(LOOPBACK, FlowDirection.FROM_POD)
+        return dict(zip(keys["dst_port"].tolist(), (stats["unjudged"] != 0).tolist(), strict=True))
+
+    assert marks(View(complete=False), first) == {1: True}
+    assert marks(View(), first, second) == {1: True, 2: True}
+    known = View(interfaces={IfIndex(LOOPBACK): Pod("shop", {}, ())})
+    assert marks(known, first, third) == {1: True, 2: True, 3: False}
+    hushed = View(interfaces={IfIndex(LOOPBACK): Pod("quiet", {}, ())})
+    assert marks(hushed, first, second, third) == {1: True, 2: True, 3: False}
+    assert datapath.account(LOOPBACK, FlowDirection.FROM_POD).filtered[0] == 3
+    assert marks(View(), third) == {1: True, 2: True, 3: True}
+    assert datapath.unaccounted(LOOPBACK, FlowDirection.FROM_POD) == (0, 0)
+
+
 def test_the_program_and_the_plain_reading_agree_on_100_000_random_packets(datapath: Datapath) -> None:
     chance = random.Random(6)
     seen: set[Cause | None] = set()
@@ -86,5 +116,6 @@ def test_the_program_and_the_plain_reading_agree_on_100_000_random_packets(datap
         wanted = [verdict_at(rules, view, flow, interface) for flow in flows]
         for flow, expected, found in zip(flows, wanted, programs_verdicts(datapath, flows, names), strict=True):
             assert found == expected, (number, flow, rules)
+        assert marked(datapath) <= {rules.ask_whose and interface not in view.interfaces}
         seen |= set(wanted)
     assert len(seen) > 12
