@@ -401,7 +401,7 @@ def test_a_second_agent_on_the_node_waits_until_the_first_has_ended(node: Cluste
     node.make_monitor("shop")
     first = node.started()
     second = node.start()
-    eventually(lambda: "another agent uses" in second.errors.read_text(), "it waits")
+    eventually(lambda: "another agent uses" in second.errors.read_text(), "it waits", 20)
     assert first.stop() == 0
     second.ready()
     node.server.delete(daemon_set)
