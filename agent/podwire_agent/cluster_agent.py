@@ -21,7 +21,7 @@ from podwire_agent.behind import PodsBehind
 from podwire_agent.clock import SystemClock
 from podwire_agent.cluster_rules import ClusterRules, read_config_map
 from podwire_agent.comparison import Comparison
-from podwire_agent.containment import contained
+from podwire_agent.containment import Crashed, contained
 from podwire_agent.endpoint import Endpoints
 from podwire_agent.errors import EndpointError, ExchangeError, PodwireError, SinkClosed, StateError
 from podwire_agent.ground import Ground
@@ -270,9 +270,10 @@ class ClusterAgent:
         writer = AgentNodeWriter(self._connection, self._settings.node, self._clock)
         return NodeReport(writer, self._membership, state.boot_id, self._settings.loader, self._clock)
 
-    def _receiver(self, uid: MonitorUid) -> Comparison | None:
+    def _receiver(self, uid: MonitorUid) -> tuple[Comparison, Crashed] | None:
         found = None if self._serving is None else self._serving.roster.supervisors().get(uid)
-        return None if found is None else found.comparison()
+        comparison = None if found is None else found.comparison()
+        return None if found is None or comparison is None else (comparison, found.crashed)
 
     def _supervisors(self) -> Iterable[Supervisor]:
         return () if self._serving is None else self._serving.roster.supervisors().values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Self
 
 import numpy as np
 
+from podwire_agent.containment import Crashed, contained
 from podwire_agent.exchange.client import Address, ExchangeClient
 from podwire_agent.exchange.identity import Identity
 from podwire_agent.exchange.messages import Sender
@@ -22,8 +22,6 @@ from podwire_agent.statements import Answer, Envelope, Statements, Status, Statu
 from podwire_agent.telemetry import ExchangeState
 from podwire_api import NetworkMonitor
 from podwire_api.names import AGENT
-
-log = logging.getLogger(__name__)
 
 
 class Peers:
@@ -37,9 +35,10 @@ class Peers:
         boot_id: str,
         clock: Clock,
         address: Callable[[str], Address | None],
-        receiver: Callable[[MonitorUid], Receiver | None],
+        receiver: Callable[[MonitorUid], tuple[Receiver, Crashed] | None],
     ) -> None:
-        """`node`: this one. `address`: of the agent of a node; None: not known. `receiver`: of a monitor here.
+        """`node`: this one. `address`: of the agent of a node; None: not known. `receiver`: of a monitor here, and who
+        is told where it fails in a way that nobody foresaw.
 
         ExchangeError where the port is taken.
         """
@@ -82,7 +81,7 @@ class Peers:
 
     def _receiver(self, uid: MonitorUid) -> Receiver | None:
         found = self._find(uid)
-        return None if found is None else _Contained(found)
+        return None if found is None else ContainedReceiver(*found)
 
 
 class MonitorChannel:
@@ -105,19 +104,21 @@ class MonitorChannel:
         self._client.forget(self._sender.monitor)
 
 
-class _Contained:
-    """What nobody foresaw in one monitor does not end the server of them all."""
+class ContainedReceiver:
+    """What nobody foresaw in one monitor ends in its supervisor, and not the server of them all."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, crashed: Crashed) -> None:
         self._receiver = receiver
+        self._crashed = crashed
 
     @property
     def visible(self) -> bool:
+        """Whether what goes to the pods of this node can be seen."""
         return self._receiver.visible
 
     def take(self, envelope: Envelope, records: Records, now_mono_ns: int) -> Statuses:
-        try:
-            return self._receiver.take(envelope, records, now_mono_ns)
-        except Exception:
-            log.exception("taking what the agent of %s states failed; it asks again", envelope.node)
-            return np.full(len(records), Status.LATER, np.uint8)
+        """As the receiver says; if it cannot, the other agent is to ask again."""
+        statuses = np.full(len(records), Status.LATER, np.uint8)
+        with contained(f"taking what the agent of {envelope.node} states", self._crashed):
+            statuses[:] = self._receiver.take(envelope, records, now_mono_ns)
+        return statuses

@@ -201,11 +201,11 @@ class Supervisor:
     def _run(self) -> None:
         while (ending := self._next()) is None:
             try:
-                with contained(f"monitor {self.uid}", self._crashed):
+                with contained(f"monitor {self.uid}", self.crashed):
                     self._bring_up()
             except PodwireError as error:
                 self._failed(str(error))
-        with contained(f"ending monitor {self.uid}", self._crashed):
+        with contained(f"ending monitor {self.uid}", self.crashed):
             self._end(ending)
         self._tell(replace(self._standing, running=False, ended=True))
 
@@ -264,7 +264,7 @@ class Supervisor:
             self._outbox, self._sinks = outbox, sinks
         select, rules = common.choose(resource.spec), common.rules(resource.spec)
         return RunningMonitor.start(
-            resource, common.ground, outbox, select, rules, self._crashed, common.look, handed_on=self._handed_on
+            resource, common.ground, outbox, select, rules, self.crashed, common.look, handed_on=self._handed_on
         )
 
     def _end(self, ending: Ending) -> None:
@@ -320,7 +320,8 @@ class Supervisor:
             self._former = state
         return monitor
 
-    def _crashed(self, error: Exception) -> None:
+    def crashed(self, error: Exception) -> None:
+        """Told of what nobody foresaw, in whatever thread: it is begun anew from what is pinned."""
         with self._changed:
             self._crash = error
         self._failed(

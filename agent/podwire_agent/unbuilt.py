@@ -83,6 +83,8 @@ def without_cluster(monitor: NetworkMonitor) -> list[str]:
         lines.append("spec.nodes.nodeSelector: not looked at without a cluster: the monitor runs here")
     if "workload_cache_ttl" in monitor.spec.model_fields_set:
         lines.append("spec.workloadCacheTTL: not looked at without a cluster: there are no pods to remember")
+    if monitor.spec.external_networks:
+        lines.append("spec.externalNetworks: not looked at without a cluster: reports have addresses, and no names")
     if monitor.spec.loss.exchange and "exchange" in monitor.spec.loss.model_fields_set:
         lines.append("spec.loss.exchange: not looked at without a cluster: there are no other agents")
     if "max_rows" in monitor.spec.model_fields_set:

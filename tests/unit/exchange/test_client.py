@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -31,29 +30,6 @@ from tests.unit.exchange.agents import (
 )
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def installation() -> Installation:
-    return Installation()
-
-
-@pytest.fixture
-def secret(tmp_path: Path, installation: Installation) -> Secret:
-    secret = Secret(tmp_path / "tls")
-    secret.write(installation.reconcile())
-    return secret
-
-
-@pytest.fixture
-def taker() -> Taker:
-    return Taker()
-
-
-@pytest.fixture
-def served(secret: Secret, taker: Taker) -> Iterator[ExchangeServer]:
-    with serving(secret, taker) as served:
-        yield served
 
 
 def speaking(secret: Secret, port: int, clock: Shifted | None = None) -> ExchangeClient:

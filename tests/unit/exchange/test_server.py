@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,29 +21,6 @@ from podwire_agent.statements import STATEMENT, Status
 from tests.unit.exchange.agents import SOON_S, Installation, Secret, Taker, asked, body, serving, shaken, until
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def installation() -> Installation:
-    return Installation()
-
-
-@pytest.fixture
-def secret(tmp_path: Path, installation: Installation) -> Secret:
-    secret = Secret(tmp_path / "tls")
-    secret.write(installation.reconcile())
-    return secret
-
-
-@pytest.fixture
-def taker() -> Taker:
-    return Taker()
-
-
-@pytest.fixture
-def served(secret: Secret, taker: Taker) -> Iterator[ExchangeServer]:
-    with serving(secret, taker) as served:
-        yield served
 
 
 @pytest.fixture
